@@ -196,3 +196,40 @@ def test_edges_of_two_tokens_are_mixed_again(lands, mix):
     found = answered(inspected(Between(inner), X))
     assert {"inner.run.2", "mix"} <= found
     assert found & {"inner.run.0", "inner.run.0.weigh"}
+
+
+def _in_halves(x):
+    return x.unflatten(1, (4, -1))
+
+
+SCORE = drawn(WIDTH, 1)
+CLUSTERS = torch.arange(STEPS).unflatten(0, (2, -1)).repeat_interleave(6, 0)
+MANY_EACH = {
+    "a gram matrix of each": lambda x: (_in_halves(x).mT @ _in_halves(x)).mean(-1),
+    "weighted by scores": lambda x: ((_in_halves(x) @ SCORE).softmax(2).mT @ _in_halves(x)).squeeze(
+        2
+    ),
+    "weighted by scores, as a sum": lambda x: torch.einsum(
+        "ngw,ngwc->ngc", (_in_halves(x) @ SCORE)[..., 0].softmax(2), _in_halves(x)
+    ),
+    "the smallest of each": lambda x: _in_halves(x).sort(2).values[:, :, 0],
+    "clusters that share their tokens": lambda x: (
+        lambda y: ((y @ SCORE).softmax(2).mT @ y).squeeze(2)
+    )(x[:, torch.arange(STEPS).unflatten(0, (2, -1)).repeat_interleave(6, 0)]),
+    "means of parts, stacked": lambda x: torch.stack(
+        [part.mean(1) for part in x.split([1, 4, 3, 4], 1)], 1
+    ),
+    "means of beginnings, in a row": lambda x: torch.cat(
+        [x[:, :last].mean(1, keepdim=True) for last in (1, 4, 9, STEPS)], 1
+    ),
+    "distances within each": lambda x: (
+        torch.cdist(_in_halves(x), _in_halves(x)).mean((2, 3))[..., None].expand(-1, -1, WIDTH)
+    ),
+}
+
+
+@pytest.mark.parametrize("mix", ["convolution", "sums"])
+@pytest.mark.parametrize("way", MANY_EACH)
+def test_places_that_are_made_of_many_tokens_each_are_mixed_again(way, mix):
+    inner = nn.Sequential(Inner(MANY_EACH[way]), nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix]))
+    assert {"inner.run.2", "mix"} <= answered(inspected(Between(inner), X))

@@ -476,7 +476,8 @@ class _Layout(NamedTuple):
     def flat(self, plane: Tensor, first: int, last: int, unit: int) -> Tensor:
         """A plane in memory of units between two bytes, ``NONE`` where it says nothing."""
         made = torch.full(((last - first) // unit,), NONE, device=plane.device)
-        self.within(made, first, unit).copy_(plane.unsqueeze(-1))
+        places = self.within(torch.arange(len(made), device=plane.device), first, unit)
+        made[places] = plane.unsqueeze(-1)  # also where several elements are one place
         return made
 
 

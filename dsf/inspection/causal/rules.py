@@ -333,8 +333,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             if found.meet and (pair := pair_of(before, part.planes, axis)):  # as scores are
                 planes[axis], columns[axis] = pair
             elif found.meet and not are_each_once(before | part.planes | planes, axis):
-                along = [dim for dim in range(len(shape)) if varies(found.plane, dim)]
-                unknown |= places_made_of(axis, along, shape, plane.device)
+                unknown |= places_made_of(axis, varying(found.plane), shape, plane.device)
             if found.is_of_one:
                 met.add(axis)
         met |= part.met
@@ -372,17 +371,29 @@ def _meet_before(
 def same_places(like: Coordinates, shape: Size) -> Coordinates | None:
     """The coordinates of a tensor whose tokens lie where those of another do, if they can."""
     # Sizes may differ only along axes on which no index changes.
-    if len(shape) != len(like.shape):
+    planes = {axis: small(plane) for axis, plane in like.planes.items()}
+    if len(shape) != len(like.shape) or any(
+        size not in (1, wanted)
+        for plane in planes.values()
+        for size, wanted in zip(plane.shape, shape, strict=True)
+    ):
         return None
+    return Coordinates(shape, {axis: plane.expand(shape) for axis, plane in planes.items()})
+
+
+def unknown_places(given: Coordinates, shape: Size) -> Coordinates:
+    """The coordinates of what may be made of all tokens of another tensor, each sample apart."""
     planes = {}
-    for axis, plane in like.planes.items():
-        short = small(plane)
-        if any(size not in (1, wanted) for size, wanted in zip(short.shape, shape, strict=True)):
-            differing = [k for k in range(len(shape)) if plane.shape[k] != shape[k]]
-            short, _ = reduced(plane, differing)
-            if any(a not in (1, b) for a, b in zip(short.shape, shape, strict=True)):
-                continue
-        planes[axis] = short.expand(shape)
+    for axis in given.positions:
+        plane = given.planes[axis]
+        first = plane[(slice(None), *[slice(0, 1)] * (plane.ndim - 1))]
+        is_sample = plane.ndim > 2 and shape[:1] == plane.shape[:1]
+        if is_sample and torch.equal(first.expand_as(plane), plane):
+            planes[axis] = first.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+        elif axis.size > 1:  # features lie last
+            planes |= places_made_of(axis, range(1, len(shape) - 1), shape, plane.device)
+        else:
+            planes[axis] = torch.zeros((), device=plane.device).expand(shape)
     return Coordinates(shape, planes)
 
 
@@ -478,7 +489,7 @@ def new_axis(source: Source, number: int, size: int, windows: Windows) -> InputA
 # --- products summed over an axis
 
 
-def product(  # noqa: PLR0915 (axis by axis, case by case)
+def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
     left: Coordinates | None,
     right: Coordinates | None,
     shape: Size,
@@ -491,6 +502,7 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
     planes: Planes = {}
     columns: Planes = {}
     slots: dict[int, Planes] = {}
+    pooled: dict[InputAxis, set[int]] = {}
     meetings: list[Meeting] = []
 
     def meet(axis: InputAxis, way: Way = Way.OTHER, words: str = "") -> None:
@@ -511,7 +523,7 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
             columns.update({axis: line.expand(shape) for axis, line in both.columns.items()})
             meet(axis, Way.RUNS, "a projection sums channels of different tokens")
         elif other is not None:
-            planes[axis] = torch.full((), MANY, device=device)
+            pooled[axis] = {*varying(lost)} - {dim}
         elif has_many_and_one(lost, dim) or not are_channels(axis):
             slots.setdefault(dim, {})[axis] = lost
             meet(axis, Way.FIXED)
@@ -542,7 +554,9 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
         read, many_reads = reduced(other, [-2]) if other is not None else (None, False)
         if many_rows and many_reads:  # sums over both: a product of channels, or a pool
             if is_place(axis) and not are_coordinates(axis, scored):
-                planes[axis] = torch.full((), MANY, device=device)
+                both = (one, other)
+                dims = (k for line in both if line is not None for k in varying(line))
+                pooled[axis] = {*dims} - {-1, -2}
                 meet(axis, Way.SUMS)
         elif many_rows and one is not None:
             inner(axis, one, read, -1, right)
@@ -562,6 +576,8 @@ def product(  # noqa: PLR0915 (axis by axis, case by case)
         for axis, plane in part.columns.items() if part is not None else ():
             if not varies(plane, dim):  # features of pairs
                 columns[axis] = reduced(plane, [dim])[0].expand(shape)
+    for axis, along in pooled.items():
+        planes |= places_made_of(axis, along, shape, device)
     for dim, lines in slots.items():
         planes |= _made_by_weights(lines, dim, shape, device, planes)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
@@ -575,10 +591,10 @@ def _made_by_weights(
     number = token_numbers(lines)
     are_others = any(is_place(x) and not counts_samples(x) and x.size > 1 for x in kept)
     if are_others and number is not None and _overlap(compact(number)):  # all features of a token
-        along = [k for k in range(len(shape)) if any(varies(x, k) for x in lines.values())]
-        along.remove(dim % len(shape))
-        made = (places_made_of(axis, along, shape, device) for axis in lines)
-        return {axis: plane for planes in made for axis, plane in planes.items()}
+        made: Planes = {}
+        for axis, line in lines.items():
+            made |= places_made_of(axis, {*varying(line)} - {dim}, shape, device)
+        return made
     return slots_of([*lines], dim, shape, device)
 
 
@@ -677,13 +693,18 @@ def slots_of(
 
 
 def places_made_of(
-    axis: InputAxis, along: Sequence[int], shape: Size, device: torch.device | None
+    axis: InputAxis, along: Iterable[int], shape: Size, device: torch.device | None
 ) -> Planes:
-    """Places of which each is made of tokens along ``axis`` that are not known."""
+    """Places along some dimensions, each made of tokens along ``axis`` that are not known."""
     planes: Planes = {axis: torch.full((), MANY, device=device).expand(shape)}
-    for dim in along:
+    for dim in sorted(along):
         planes |= slots_of([axis], dim, shape, device)
     return planes
+
+
+def varying(plane: Tensor) -> list[int]:
+    """The dimensions along which a plane has several indices, counted from the last."""
+    return [dim for dim in range(-plane.ndim, 0) if varies(plane, dim)]
 
 
 # --- convolutions
@@ -917,7 +938,8 @@ class Rules:
             for axis, ends in found.items()
             if max(ends) > min(ends)
         ]
-        return done.returns(same, meetings)
+        further = [unknown_places(parts[0], out.shape) if parts else None for out in done.outs[1:]]
+        return Followed((same, *further), tuple(meetings))
 
     # elements moved
 
@@ -954,7 +976,18 @@ class Rules:
                     is_line = several and axis in met and which == "planes"
                     plane = set_in_place(plane, axis) if is_line else plane
                     getattr(one, which)[axis] = compact(plane)
+        if done.name in ("cat", "stack") and len(found) == len(pairs) > 1:
+            self._lay_out_pools(made[0], done.argument(1, 0) % len(made[0].shape))
         return Followed(made, self._chosen(done, made[0]))
+
+    def _lay_out_pools(self, made: Coordinates, dim: int) -> None:
+        """Take for places what was made of many tokens each and is laid side by side."""
+        if all(size == 1 for size in made.shape[dim + 1 :]):
+            return  # which are features
+        for axis, plane in [(axis, made.planes[axis]) for axis in made.positions]:
+            pools = (plane.movedim(dim, 0) == MANY).flatten(1).all(dim=1)
+            if int(pools.sum()) > 1:
+                made.planes.update(slots_of([axis], dim, made.shape, plane.device))
 
     def _deciding(self, done: Done, *, by_ids: bool = False) -> Iterator[tuple[InputAxis, Tensor]]:
         """The planes of the tokens that decide which elements an operation takes or writes into.
@@ -1155,7 +1188,11 @@ class Rules:
         features = [k for k in range(values.ndim) if not any(varies(x, k) for x in lines)]
         for axis, plane in [*made.planes.items()]:
             if any(varies(plane, k) for k in features):  # of which each has an order of its own
-                made.planes.update(places_made_of(axis, [dim], values.shape, plane.device))
+                made.planes.update(
+                    places_made_of(
+                        axis, varying(done.first.planes[axis]), values.shape, plane.device
+                    )
+                )
         order, _ = summed(done.first, [dim], True, places.narrow(dim, 0, 1).shape)
         meetings = [
             Meeting(axis, words=f"'{done.name}' orders tokens", chooses=True)

@@ -108,21 +108,6 @@ def scores_left(
     return rules.product(line(query), keys, shape, lambda _: True).outputs[0]
 
 
-def of_all(like: Coordinates, shape: torch.Size) -> Coordinates:
-    """The coordinates of what is made of all tokens of another tensor, each sample apart."""
-    planes = {}
-    for axis in like.positions:
-        plane = like.planes[axis]
-        first = plane[(slice(None), *[slice(0, 1)] * (plane.ndim - 1))]
-        is_sample = plane.ndim > 2 and shape[:1] == plane.shape[:1]
-        if is_sample and torch.equal(first.expand_as(plane), plane):
-            planes[axis] = first.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-        else:
-            one = MANY if axis.size > 1 else 0.0
-            planes[axis] = torch.full((), one, device=plane.device).expand(shape)
-    return Coordinates(shape, planes)
-
-
 def _is_plain(part: Any) -> bool:
     """Whether an argument holds no numbers but in tensors: no list of them, no object."""
     plain = (Tensor, nn.Parameter, bool, str, type(None))
@@ -265,7 +250,9 @@ class Tracker:
         for k, part in enumerate(outputs):
             found, is_open = None, k > 0 and not isinstance(module, nn.RNNBase | nn.RNNCellBase)
             if like is not None and are_numbers(part):
-                found = rules.same_places(like, part.shape) or of_all(like, part.shape)
+                found = rules.same_places(like, part.shape) or rules.unknown_places(
+                    like, part.shape
+                )
                 if k > 0 and isinstance(module, nn.RNNBase):
                     found = state_left(module, like, part.shape)
                 elif k > 0 and isinstance(module, nn.MultiheadAttention):
@@ -309,9 +296,10 @@ class Tracker:
         name = type(frame.module).__name__
         self.mixings.append(TokenMixing(frame.module, name, meeting, where.tick(), invocation))
         for part in lost:
-            whole = (c for one in given if (c := self.of(one)) is not None)
-            like = next((m for c in whole if (m := rules.same_places(c, part.shape))), None)
-            self._known.know(part, like)
+            whole = [c for one in given if (c := self.of(one)) is not None]
+            alike = (m for c in whole if (m := rules.same_places(c, part.shape)))
+            other = rules.unknown_places(whole[0], part.shape) if whole else None
+            self._known.know(part, next(alike, other))
 
     def _is_constant(self, invocation: Any) -> bool:
         self._stop()
