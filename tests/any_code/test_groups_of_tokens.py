@@ -214,8 +214,11 @@ MANY_EACH = {
     ),
     "the smallest of each": lambda x: _in_halves(x).sort(2).values[:, :, 0],
     "clusters that share their tokens": lambda x: (
-        lambda y: ((y @ SCORE).softmax(2).mT @ y).squeeze(2)
-    )(x[:, torch.arange(STEPS).unflatten(0, (2, -1)).repeat_interleave(6, 0)]),
+        (x[:, CLUSTERS] @ SCORE).softmax(2).mT @ x[:, CLUSTERS]
+    ).squeeze(2),
+    "sums of lists of tokens": lambda x: torch.stack(
+        torch._foreach_add(x.unbind(1), x.roll(3, 1).unbind(1)), 1
+    ),
     "means of parts, stacked": lambda x: torch.stack(
         [part.mean(1) for part in x.split([1, 4, 3, 4], 1)], 1
     ),

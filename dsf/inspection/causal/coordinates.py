@@ -476,8 +476,9 @@ class _Layout(NamedTuple):
     def flat(self, plane: Tensor, first: int, last: int, unit: int) -> Tensor:
         """A plane in memory of units between two bytes, ``NONE`` where it says nothing."""
         made = torch.full(((last - first) // unit,), NONE, device=plane.device)
-        places = self.within(torch.arange(len(made), device=plane.device), first, unit)
-        made[places] = plane.unsqueeze(-1)  # also where several elements are one place
+        # Elements along an expanded axis are one place, which is written once.
+        once = tuple(slice(0, 1 if step == 0 else None) for step in (*self.stride, 1))
+        self.within(made, first, unit)[once].copy_(plane.unsqueeze(-1)[once])
         return made
 
 
