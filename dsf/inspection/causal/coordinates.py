@@ -478,7 +478,8 @@ class _Layout(NamedTuple):
         made = torch.full(((last - first) // unit,), NONE, device=plane.device)
         # Elements along an expanded axis are one place, which is written once.
         once = tuple(slice(0, 1 if step == 0 else None) for step in (*self.stride, 1))
-        self.within(made, first, unit)[once].copy_(plane.unsqueeze(-1)[once])
+        written = plane.expand(self.shape).unsqueeze(-1)
+        self.within(made, first, unit)[once].copy_(written[once])
         return made
 
 

@@ -427,8 +427,11 @@ def summed(
     pooled = [axis for axis in pooled if axis not in met]
     still = [k for k in left if any(_are_of_each(given.planes[axis], k) for axis in pooled)]
     for axis in () if still else filter(is_place, pooled):
-        if any(varies(given.planes[axis], k) for k in left):
+        each = [k for k in left if varies(given.planes[axis], k)]
+        if each:
             meetings.append(Meeting(axis, words="different features sum different tokens"))
+        along = [kept.index(k) for k in each if k < len(given.shape) - 1]  # features lie last
+        planes |= places_made_of(axis, along, shape, planes[axis].device) if along else {}
     if still and any(map(is_place, pooled)):
         planes = {axis: plane for axis, plane in planes.items() if axis not in pooled}
         device = given.planes[pooled[0]].device
