@@ -236,3 +236,35 @@ MANY_EACH = {
 def test_places_that_are_made_of_many_tokens_each_are_mixed_again(way, mix):
     inner = nn.Sequential(Inner(MANY_EACH[way]), nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix]))
     assert {"inner.run.2", "mix"} <= answered(inspected(Between(inner), X))
+
+
+class Itself(nn.Module):
+    """A model that makes places of unknown tokens in its own forward pass, for an attention."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.before, self.weigh = nn.Linear(WIDTH, WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.run, self.mix = run, nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.run(self, self.before(x))
+        return self.mix(x, x, x, need_weights=False)[0]
+
+
+def _by_itself(run):
+    return lambda _, x: run(x)
+
+
+def _edges_to(lands):
+    return lambda model, x: lands(model.weigh(torch.cat([x[:, ONE], x[:, OTHER]], dim=-1)))
+
+
+OVERLAPPING = {"clusters that share their tokens", "means of beginnings, in a row"}
+ITSELF = {way: _by_itself(run) for way, run in UNKNOWN_PLACES.items()}
+ITSELF |= {way: _by_itself(MANY_EACH[way]) for way in OVERLAPPING}
+ITSELF |= {way: _edges_to(lands) for way, lands in LANDS.items()}
+
+
+@pytest.mark.parametrize("way", ITSELF)
+def test_a_model_that_makes_places_of_unknown_tokens_itself_is_listed(way):
+    assert answered(inspected(Itself(ITSELF[way]), X)) == {"Itself", "mix"}

@@ -284,8 +284,6 @@ def _of_silent(
     return replace(asked, runs=((invocation, Held(inside, ())),), has_slots=slots, **known)
 
 
-_OF_SLOTS = {Way.FIXED, Way.RETURNS, Way.REMAKES}
-"""How tokens meet in what other mixers are given, or get what these return of many tokens."""
 SORTED = "it sorts tokens, and a module around it returns each in its place"
 
 
@@ -486,8 +484,7 @@ def _judged(
             mixers in it are given, though these keep what they return.
     """
     held = Held(inside, () if asked.is_read else others)
-    makes_slots = any(one.way in _OF_SLOTS for one in met)
-    makes_slots &= not any(map(_reads_slots, invocation.calls))
+    makes_slots = bool(met) and not any(map(_reads_slots, invocation.calls))
     # Positions that are made of others, as patches of pixels, are replaced with these.
     ask = partial(moved, invocation, with_made=any(one.axis.windows for one in met))
     asked = replace(asked, runs=((invocation, held),))

@@ -311,7 +311,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     meetings: dict[InputAxis, Meeting] = {}
     planes: Planes = {}
     columns: Planes = {}
-    unknown: Planes = {}
+    unknown: dict[InputAxis, list[int]] = {}
     met = set[InputAxis]()
     for part in parts:
         for axis, plane in part.columns.items():
@@ -333,7 +333,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             if found.meet and (pair := pair_of(before, part.planes, axis)):  # as scores are
                 planes[axis], columns[axis] = pair
             elif found.meet and not are_each_once(before | part.planes | planes, axis):
-                unknown |= places_made_of(axis, varying(found.plane), shape, plane.device)
+                unknown[axis] = varying(found.plane)
             if found.is_of_one:
                 met.add(axis)
         met |= part.met
@@ -342,7 +342,9 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
         meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
         del planes[axis]
-    made = Coordinates(shape, planes | unknown, columns, frozenset(met))
+    for axis, along in unknown.items():
+        lay_out(planes, axis, along, shape)
+    made = Coordinates(shape, planes, columns, frozenset(met))
     return Followed((made,), tuple(meetings.values()))
 
 
@@ -390,10 +392,9 @@ def unknown_places(given: Coordinates, shape: Size) -> Coordinates:
         is_sample = plane.ndim > 2 and shape[:1] == plane.shape[:1]
         if is_sample and torch.equal(first.expand_as(plane), plane):
             planes[axis] = first.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-        elif axis.size > 1:  # features lie last
-            planes |= places_made_of(axis, range(1, len(shape) - 1), shape, plane.device)
         else:
             planes[axis] = torch.zeros((), device=plane.device).expand(shape)
+            lay_out(planes, axis, range(1, len(shape) - 1), shape)  # features lie last
     return Coordinates(shape, planes)
 
 
@@ -430,8 +431,8 @@ def summed(
         each = [k for k in left if varies(given.planes[axis], k)]
         if each:
             meetings.append(Meeting(axis, words="different features sum different tokens"))
-        along = [kept.index(k) for k in each if k < len(given.shape) - 1]  # features lie last
-        planes |= places_made_of(axis, along, shape, planes[axis].device) if along else {}
+            along = [kept.index(k) for k in each if k < len(given.shape) - 1]  # features lie last
+            lay_out(planes, axis, along, shape)
     if still and any(map(is_place, pooled)):
         planes = {axis: plane for axis, plane in planes.items() if axis not in pooled}
         device = given.planes[pooled[0]].device
@@ -580,7 +581,8 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
             if not varies(plane, dim):  # features of pairs
                 columns[axis] = reduced(plane, [dim])[0].expand(shape)
     for axis, along in pooled.items():
-        planes |= places_made_of(axis, along, shape, device)
+        planes[axis] = torch.zeros((), device=device).expand(shape)
+        lay_out(planes, axis, along, shape)
     for dim, lines in slots.items():
         planes |= _made_by_weights(lines, dim, shape, device, planes)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
@@ -594,9 +596,9 @@ def _made_by_weights(
     number = token_numbers(lines)
     are_others = any(is_place(x) and not counts_samples(x) and x.size > 1 for x in kept)
     if are_others and number is not None and _overlap(compact(number)):  # all features of a token
-        made: Planes = {}
+        made = {axis: torch.zeros((), device=device).expand(shape) for axis in lines}
         for axis, line in lines.items():
-            made |= places_made_of(axis, {*varying(line)} - {dim}, shape, device)
+            lay_out(made, axis, {*varying(line)} - {dim}, shape)
         return made
     return slots_of([*lines], dim, shape, device)
 
@@ -695,14 +697,17 @@ def slots_of(
     return {known[roots, dim, shape[dim]]: counted(shape, dim, device)}
 
 
-def places_made_of(
-    axis: InputAxis, along: Iterable[int], shape: Size, device: torch.device | None
-) -> Planes:
-    """Places along some dimensions, each made of tokens along ``axis`` that are not known."""
-    planes: Planes = {axis: torch.full((), MANY, device=device).expand(shape)}
-    for dim in sorted(along):
-        planes |= slots_of([axis], dim, shape, device)
-    return planes
+def lay_out(planes: Planes, axis: InputAxis, along: Iterable[int], shape: Size) -> None:
+    """Say of what is made of tokens that are not known, and lies in places along some dimensions.
+
+    Of many tokens together, where it has no place.
+    """
+    device = planes.pop(axis).device
+    places = [slots_of([axis], dim, shape, device) for dim in sorted(along)]
+    if not places and axis.size > 1:
+        planes[axis] = torch.full((), MANY, device=device).expand(shape)
+    for each in places:
+        planes |= each
 
 
 def varying(plane: Tensor) -> list[int]:
@@ -979,18 +984,15 @@ class Rules:
                     is_line = several and axis in met and which == "planes"
                     plane = set_in_place(plane, axis) if is_line else plane
                     getattr(one, which)[axis] = compact(plane)
-        if done.name in ("cat", "stack") and len(found) == len(pairs) > 1:
-            self._lay_out_pools(made[0], done.argument(1, 0) % len(made[0].shape))
-        return Followed(made, self._chosen(done, made[0]))
-
-    def _lay_out_pools(self, made: Coordinates, dim: int) -> None:
-        """Take for places what was made of many tokens each and is laid side by side."""
-        if all(size == 1 for size in made.shape[dim + 1 :]):
-            return  # which are features
-        for axis, plane in [(axis, made.planes[axis]) for axis in made.positions]:
-            pools = (plane.movedim(dim, 0) == MANY).flatten(1).all(dim=1)
-            if int(pools.sum()) > 1:
-                made.planes.update(slots_of([axis], dim, made.shape, plane.device))
+        chosen = self._chosen(done, made[0])
+        if done.name not in ("cat", "stack"):
+            return Followed(made, chosen)
+        dim = done.argument(1, 0) % len(made[0].shape)
+        of_many = _side_by_side_of_many(made[0], dim, len(pairs))
+        for axis in of_many:
+            lay_out(made[0].planes, axis, [dim], made[0].shape)
+        meetings = [Meeting(axis, words="places are made of many tokens each") for axis in of_many]
+        return Followed(made, (*chosen, *meetings))
 
     def _deciding(self, done: Done, *, by_ids: bool = False) -> Iterator[tuple[InputAxis, Tensor]]:
         """The planes of the tokens that decide which elements an operation takes or writes into.
@@ -1066,7 +1068,7 @@ class Rules:
             return done.func(base, *args[1:place], new, *args[place + 1 :])
 
         planes, meetings = {}, []
-        unknown: Planes = {}
+        unknown = list[InputAxis]()
         shape, nothing = done.outs[0].shape, torch.full((), NONE, device=args[0].device)
         by_index = place == 2 and isinstance(args[1], Sequence)
         along = [k for k, x in enumerate(args[1]) if x is not None] if by_index else [args[1]]
@@ -1085,7 +1087,7 @@ class Rules:
                 if several and is_place(axis):
                     words = f"'{done.name}' sums what lands in one place"
                     meetings.append(Meeting(axis, words=words))
-                    unknown |= places_made_of(axis, along, shape, base.device)
+                    unknown.append(axis)
         nowhere = Size(())  # only their planes are asked for
         left = None if into is None else into.moved(lambda p: _named(done, p), nowhere)
         fits = args[2].shape if done.name.startswith("scatter") else ()
@@ -1104,7 +1106,9 @@ class Rules:
             )
             columns[axis] = run(base, new)
         columns = {axis: plane for axis, plane in columns.items() if bool((plane != NONE).any())}
-        return Followed((Coordinates(shape, planes | unknown, columns),), tuple(meetings))
+        for axis in unknown:
+            lay_out(planes, axis, along, shape)
+        return Followed((Coordinates(shape, planes, columns),), tuple(meetings))
 
     # axes that stay, along which tokens meet
 
@@ -1191,11 +1195,7 @@ class Rules:
         features = [k for k in range(values.ndim) if not any(varies(x, k) for x in lines)]
         for axis, plane in [*made.planes.items()]:
             if any(varies(plane, k) for k in features):  # of which each has an order of its own
-                made.planes.update(
-                    places_made_of(
-                        axis, varying(done.first.planes[axis]), values.shape, plane.device
-                    )
-                )
+                lay_out(made.planes, axis, varying(done.first.planes[axis]), values.shape)
         order, _ = summed(done.first, [dim], True, places.narrow(dim, 0, 1).shape)
         meetings = [
             Meeting(axis, words=f"'{done.name}' orders tokens", chooses=True)
@@ -1366,6 +1366,14 @@ def sent_to_all(
             words = "what is made of all tokens is sent to as many places"
             found.append(Meeting(axis, Way.RETURNS, words))
     return tuple(found)
+
+
+def _side_by_side_of_many(made: Coordinates, dim: int, parts: int) -> list[InputAxis]:
+    """The axes of which several parts, each one place, are made of many tokens."""
+    if made.shape[dim] != parts or prod(made.shape[dim + 1 :]) == 1:  # or features
+        return []
+    lines = {x: (made.planes[x].movedim(dim, 0) == MANY).flatten(1) for x in made.positions}
+    return [axis for axis, line in lines.items() if int(line.all(dim=1).sum()) > 1]
 
 
 def _without_lost_keys(given: Sequence[Coordinates | None], made: Followed) -> Followed:
