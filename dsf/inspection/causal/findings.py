@@ -491,12 +491,13 @@ def _judged(
     is_read, share, draw = asked.is_read, 1.0, 0
     try:
         rest = ask(held)
-        in_slots = rest.in_slots if makes_slots else 0.0
-        draws = replay.draws(invocation) if is_open and not in_slots else []
-        while draws and not rest.mixes:  # one token may decide nothing, or be sent nowhere
+        draws = replay.draws(invocation) if is_open else []
+        # One token may decide nothing, or be sent nowhere.
+        while draws and not rest.mixes and not (makes_slots and rest.in_slots):
             draw = draws.pop(0)
             with suppress(UnclearError) if draw < 0 else nullcontext():  # refused for their size
                 rest = ask(held, draw=draw)
+        in_slots = rest.in_slots if makes_slots else 0.0
         if math.isnan(rest.elsewhere) and not rest.mixes:
             return replace(asked, note=NOT_FINITE, is_finite=False)
         for slots in replay.slots_held(invocation, held) if is_open and not rest.mixes else ():
