@@ -392,9 +392,11 @@ def unknown_places(given: Coordinates, shape: Size) -> Coordinates:
         is_sample = plane.ndim > 2 and shape[:1] == plane.shape[:1]
         if is_sample and torch.equal(first.expand_as(plane), plane):
             planes[axis] = first.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-        else:
-            planes[axis] = torch.zeros((), device=plane.device).expand(shape)
-            lay_out(planes, axis, range(1, len(shape) - 1), shape)  # features lie last
+    along = range(bool(planes), len(shape) - 1)  # features lie last
+    for axis in [axis for axis in given.positions if axis not in planes]:
+        planes[axis] = torch.zeros((), device=given.planes[axis].device).expand(shape)
+        if axis.size > 1:
+            lay_out(planes, axis, along, shape)
     return Coordinates(shape, planes)
 
 
@@ -704,7 +706,7 @@ def lay_out(planes: Planes, axis: InputAxis, along: Iterable[int], shape: Size) 
     """
     device = planes.pop(axis).device
     places = [slots_of([axis], dim, shape, device) for dim in sorted(along)]
-    if not places and axis.size > 1:
+    if not places:
         planes[axis] = torch.full((), MANY, device=device).expand(shape)
     for each in places:
         planes |= each
