@@ -389,8 +389,9 @@ def unknown_places(given: Coordinates, shape: Size) -> Coordinates:
     for axis in given.positions:
         plane = given.planes[axis]
         first = plane[(slice(None), *[slice(0, 1)] * (plane.ndim - 1))]
-        is_sample = plane.ndim > 2 and shape[:1] == plane.shape[:1]
-        if is_sample and torch.equal(first.expand_as(plane), plane):
+        is_first = plane.ndim > 2 or counts_samples(axis)
+        is_first &= shape[:1] == plane.shape[:1]
+        if is_first and torch.equal(first.expand_as(plane), plane):
             planes[axis] = first.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
     along = range(bool(planes), len(shape) - 1)  # features lie last
     for axis in [axis for axis in given.positions if axis not in planes]:
