@@ -6,9 +6,9 @@ is one block, with one scale for each token: its largest magnitude over ``2^(bit
 ``plan_state`` chooses the bits of every head under a budget of bytes.
 """
 
-import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -298,35 +298,25 @@ class StatePlan:
         Raises:
             ValueError: if the smallest number of bits does not fit.
         """
-        # Of numbers of bits that take as many bytes only the largest counts.
-        sizes = [
-            [*{each.bytes: each for each in (_with_bits(row, bits) for bits in CHOICES)}.values()]
-            for row in self.rows
-        ]
-        rows = [choices.pop(0) for choices in sizes]
+        rows: list[StateRow] = []
+        steps: list[tuple[float, int, StateRow, StateRow]] = []
+        for at, row in enumerate(self.rows):
+            # Of numbers of bits that take as many bytes only the largest counts.
+            sizes = {each.bytes: each for each in (_with_bits(row, bits) for bits in CHOICES)}
+            rows.append(next(iter(sizes.values())))
+            for less, more in pairwise(sizes.values()):
+                gain = (less.forecast - more.forecast) / (more.bytes - less.bytes)
+                steps.append((gain, at, less, more))
         left = bytes - sum(row.bytes for row in rows)
         if left < 0:
             raise ValueError(
                 f"plan_state: 'bytes' expected at least {bytes - left}, which {CHOICES[0]} bits "
                 f"take everywhere, got {bytes}."
             )
-        waiting: list[tuple[float, int, StateRow]] = []
-
-        def wait(at: int) -> None:
-            """By how much the next number of bits lowers the forecast for each byte."""
-            if sizes[at]:
-                row, larger = rows[at], sizes[at].pop(0)
-                gain = (row.forecast - larger.forecast) / (larger.bytes - row.bytes)
-                heapq.heappush(waiting, (-gain, at, larger))
-
-        for at in range(len(rows)):
-            wait(at)
-        while waiting:
-            _, at, larger = heapq.heappop(waiting)
-            if larger.bytes - rows[at].bytes <= left:
-                left -= larger.bytes - rows[at].bytes
-                rows[at] = larger
-                wait(at)
+        for _, at, less, more in sorted(steps, key=lambda step: -step[0]):
+            if rows[at] is less and more.bytes - less.bytes <= left:
+                left -= more.bytes - less.bytes
+                rows[at] = more
         return StatePlan(tuple(rows))
 
     def applied(self, model: nn.Module) -> "RoundedModel":
