@@ -159,7 +159,6 @@ class Follower(Functions):
         self._numbers = count()
         # Weak, so that what the model throws away does not stay in memory.
         self._followed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self.names: dict[Step, str] = {}
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -491,14 +491,13 @@ class MixerShares:
     def heads(self, moved: Tensor, values: Tensor) -> Float[Tensor, "sample head"]:
         """What the response of every head, or channel, contributes."""
         whole = self.whole()
-        value = whole.mixer.value
-        if values is value:  # all of the response, which is what is lost without the head
+        if values is whole.mixer.value:  # all of the response, which is lost without the head
             response = self.response()
         else:
-            tokens = whole.enter.linear(self.given)
-            response = as_values(whole.mixed(tokens.unsqueeze(0))[0], value)
+            response = whole.mixed(whole.enter.linear(self.given).unsqueeze(0))[0]
         maps, *_ = whole.map_shape
-        each = (moved * response).sum(dim=-2)  # sample head channel, or sample channel
+        # sample head channel, or sample channel
+        each = (moved * as_values(response, whole.mixer.value)).sum(dim=-2)
         return each.reshape(len(each), maps[1] if len(maps) > 1 else 1, -1).sum(dim=-1)
 
     def forgotten(self, moved: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -526,12 +525,9 @@ class MixerShares:
         whole = self.whole()
         return as_values(whole.enter.linear(self.given), whole.mixer.value)
 
-    def response(self) -> Tensor:
-        """The response of the mixer, in the axes of its values."""
+    def response(self) -> Float[Tensor, "sample written width"]:
         mixer = self.whole().mixer
-        return as_values(
-            as_tokens(respond(mixer.system(), mixer.signal()), mixer.value), mixer.value
-        )
+        return as_tokens(respond(mixer.system(), mixer.signal()), mixer.value)
 
     @torch.inference_mode(False)
     def moved(self, adjoint: Tensor, *, truly: bool = False) -> Tensor:
@@ -541,13 +537,14 @@ class MixerShares:
         if not truly or whole.leaving is None:
             return as_values(whole.leave.adjoint(given), whole.mixer.value)
         with torch.enable_grad():
-            response = _as_width(self.response()).detach().requires_grad_()
+            response = self.response().detach().requires_grad_()
             (moved,) = torch.autograd.grad(whole.leaving(response), response, given)
         return as_values(moved, whole.mixer.value)
 
     def lost(self, part: Record, sample: int) -> Tensor:
         """What an edge or a head of one sample adds to the response, in the axes of the values."""
-        whole, response = self.whole(), self.response()
+        whole = self.whole()
+        response = as_values(self.response(), whole.mixer.value)
         lost = torch.zeros_like(response)
         if "head" not in part:
             query, key = part["query"], part["key"]
@@ -566,14 +563,11 @@ class MixerShares:
 
     def without(self, lost: Tensor) -> Tensor:
         """The change of the output where this is taken away from the response."""
-        whole, response = self.whole(), _as_width(self.response())
+        whole, response = self.whole(), self.response()
         leaving = whole.leave if whole.leaving is None else whole.leaving
-        change: Tensor = leaving(response - _as_width(lost)) - leaving(response)
+        left = response - as_tokens(lost.unsqueeze(-2), whole.mixer.value)
+        change: Tensor = leaving(left) - leaving(response)
         return change if self.mixer.shown is None else change * self.mixer.shown
-
-
-def _as_width(values: Tensor) -> Tensor:
-    return values if values.ndim == 3 else values.transpose(1, 2).flatten(2)
 
 
 def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:

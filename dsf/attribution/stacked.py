@@ -7,7 +7,7 @@ as a feed-forward layer.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -74,6 +74,7 @@ class Stack:
     shown: Bool[Tensor, "sample time"] | None
     tokenizer: Any | None
     trace: Trace
+    _known: dict[tuple[Step, int | None], Decomposition] = field(default_factory=dict)
 
     @torch.inference_mode(False)
     def attribute(
@@ -163,10 +164,7 @@ class Stack:
             mixers = [mixer for mixer in self.mixers if mixer.step.number < stop.number]
             wanted = {step for _, step in parts} | {mixer.step for mixer in mixers}
             wanted |= {mixer.source for mixer in mixers}
-            # where nothing on the way is constant, results of the run are what tokens contribute
-            is_linear = all(step.rest is None for step in leading_to(wanted, {root}))
-            known = {root: first, **(self.trace.results if is_linear else {})}
-            from_tokens = replayed({step: part[None] for step, part in known.items()}, wanted)
+            from_tokens = replayed({root: first[None]}, wanted)
             streams = zip(self.trace.states, self.hidden, strict=True)
             whole = {mixer.name for mixer in self.mixers}
             self._known[stop, number] = Decomposition(
@@ -181,10 +179,6 @@ class Stack:
                 number=number,
             )
         return self._known[stop, number]
-
-    @cached_property
-    def _known(self) -> dict[tuple[Step, int | None], Decomposition]:
-        return {}
 
     def contributions(
         self, start: int = 0, stop: int | None = None

@@ -305,7 +305,7 @@ class Trace:
         closed: checks of the modules that are frozen as one matrix for every token, by path.
         output: the step whose result the logits are; None if they are not linear in the streams.
         places: by the name of a mixer, the module whose output is its own, and in which call.
-        results: of steps that are the output of a module, with the shape of the streams.
+        names: of steps that are the output of a module, its path.
     """
 
     def __init__(
@@ -323,11 +323,10 @@ class Trace:
         self.has_head = True
         self.output: Step | None = None
         self.places: dict[str, tuple[str, int]] = {}
-        self.results: dict[Step, Tensor] = {}
+        self.names: dict[Step, str] = {}
         self.blocks = list(blocks)
         self._model, self._run, self._mixers = model, run, calls_by_module(layers)
         self._follower = Follower()
-        self.names = self._follower.names
         self._running: list[tuple[str, MixerCall | None]] = []  # and its own call
         self._calls: Counter[str] = Counter()
 
@@ -343,8 +342,6 @@ class Trace:
             hooks.enter_context(self._follower)
             hooks.callback(self._follower.forget)
             yield
-        for mixed in self.mixed:  # their layers have the same numbers, which are not held twice
-            self.results |= {mixed.source: mixed.whole.given, mixed.step: result_of(mixed.whole)}
 
     @property
     def is_complete(self) -> bool:
@@ -389,12 +386,8 @@ class Trace:
         if not isinstance(module, nn.Dropout | nn.Identity):
             for part in tensors_in(output):
                 step = self._follower.find(part)
-                if not isinstance(step, Step):
-                    continue
-                self._follower.names[step] = name
-                is_kept = step in self.results or step.is_gate or not self.streams
-                if not is_kept and part.shape == self.streams[0].shape:
-                    self.results[step] = part.detach().clone()
+                if isinstance(step, Step):
+                    self.names[step] = name
         if name == self.blocks[-1] and not self.is_complete:
             self._add_stream(f"after {name}", output)
         if not name:
@@ -430,8 +423,7 @@ class Trace:
                 "can be read: dsf.inspect(...)[k].whole."
             )
         self.states.append(step)
-        kept = self.results[step] if step in self.results else stream.detach().clone()
-        self.streams.append(kept)
+        self.streams.append(stream.detach().clone())
 
     def result(self, added: Mapping[str, Tensor], stream: int | None = None) -> Tensor:
         """Run again with tensors added to outputs of mixers; return the logits, or a stream."""

@@ -190,25 +190,23 @@ def _in_one_line(layers: Sequence["InspectedLayer"]) -> str:
     )
 
 
+PLAIN_FACTS = (
+    "family", "axes", "error", "formula", "rounding", "heads", "tolerance", "share", "columns",
+)  # fmt: skip
+"""What the answer has of a layer as it is there."""
+
+
 def layer_facts(inspection: "Inspection") -> dict[str, Any]:
     return {
         "model": escaped(inspection.model),
         "layers": [
             {
                 "name": escaped(layer.name, most=500),
-                "family": layer.family,
+                **{name: getattr(layer, name) for name in PLAIN_FACTS},
                 "mixer": type(layer.mixer).__name__,
-                "axes": layer.axes,
                 "batch": layer.system.batch,
                 "tokens": layer.system.steps,
-                "error": layer.error,
-                "formula": layer.formula,
-                "rounding": layer.rounding,
                 "compared_with": escaped(layer.compared_with, most=500),
-                "heads": layer.heads,
-                "tolerance": layer.tolerance,
-                "share": layer.share,
-                "columns": layer.columns,
                 "exact": layer.is_exact,
                 "checks": layer.checks.to_json(),
             }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,16 +28,18 @@ class Opened:
 
     loaded: LoadedModel
     ids: Int[Tensor, "1 time"]
-    names: list[list[str]]
+
+    @cached_property
+    def names(self) -> list[list[str]]:
+        numbers, tokenizer = self.ids[0].tolist(), self.loaded.tokenizer
+        return [list(map(str, numbers)) if tokenizer is None else token_texts(tokenizer, numbers)]
 
     @property
     def notes(self) -> Mapping[str, str]:
         return {"": " ".join(self.loaded.notes)}
 
     def on(self, prompt: Prompt) -> "Opened":
-        loaded = self.loaded
-        ids = _token_numbers(prompt, loaded.model, loaded.tokenizer, loaded.identity)
-        return Opened(loaded, ids, _names(ids, loaded.tokenizer))
+        return Opened(self.loaded, _token_numbers(prompt, self.loaded))
 
     def place(self, position: int) -> int:
         """``position`` counted from the first token."""
@@ -78,9 +81,8 @@ def open_checkpoint(
         mapped=isinstance(options, Inspecting) and options.layerwise,
         texts=(*prompt.texts, *others),
     )
-    ids = _token_numbers(prompt, loaded.model, loaded.tokenizer, loaded.identity)
+    ids = _token_numbers(prompt, loaded)
     run.suit(sum(part.numel() for part in loaded.model.parameters()) * ids.numel())
-    names = _names(ids, loaded.tokenizer)
     if options.device is not None:
         try:
             torch.empty(0, device=options.device)
@@ -92,7 +94,7 @@ def open_checkpoint(
             ) from None
         loaded.model.to(options.device)
         ids = ids.to(options.device)
-    return Opened(loaded, ids, names)
+    return Opened(loaded, ids)
 
 
 def inspect_checkpoint(
@@ -162,16 +164,15 @@ def follow(what: str, done: int, every: int) -> None:
     part(label, done, every)
 
 
-def _token_numbers(
-    prompt: Prompt, model: Any, tokenizer: Any | None, identity: str
-) -> Int[Tensor, "1 time"]:
+def _token_numbers(prompt: Prompt, loaded: LoadedModel) -> Int[Tensor, "1 time"]:
+    model, identity = loaded.model, loaded.identity
     vocabulary = getattr(input_embeddings(model), "num_embeddings", None)
     if prompt.ids is not None:
         ids = list(prompt.ids)
     elif prompt.repeat is not None:
         ids = _repeated(prompt.repeat, vocabulary, identity)
     else:
-        ids = tokenised(prompt.texts[0], tokenizer, identity)
+        ids = tokenised(prompt.texts[0], loaded.tokenizer, identity)
     check_numbers(ids, vocabulary, identity)
     check_length(len(ids), positions(model.config.to_dict()), identity)
     return torch.tensor([ids])
@@ -196,8 +197,3 @@ def tokenised(text: str, tokenizer: Any | None, model: str) -> list[int]:
     if tokenizer is None:
         raise ValueError(without_tokenizer(model))
     return list(tokenizer(text)["input_ids"])
-
-
-def _names(ids: Int[Tensor, "1 time"], tokenizer: Any | None) -> list[list[str]]:
-    numbers = ids[0].tolist()
-    return [list(map(str, numbers)) if tokenizer is None else token_texts(tokenizer, numbers)]

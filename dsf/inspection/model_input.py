@@ -300,7 +300,7 @@ def _check_sources(text: Any, messages: Any, inputs: Any, named: Any, where: str
 def number_type(dtype: Any, where: str) -> torch.dtype | None:
     """Return a number type that may be given by its name, such as "bfloat16"."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not isinstance(found, torch.dtype):
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
         raise InspectionError(
             f"{where}: 'dtype' expected a number type such as torch.bfloat16, got {dtype!r}."
         )

@@ -6,7 +6,7 @@ kind act in the order in which they are given.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -76,14 +76,12 @@ def edited_response(  # noqa: PLR0912 (one for each kind of edit)
         if isinstance(edit, kinds.ValueFrom):
             signal = _with_values(subject, edit, signal)
     moving = signal - _constant_signal(subject.mixer)
-    recurrent = is_recurrent(system)
-    rows: list[kinds.MapEdit | kinds.Forget] = []
-    states: list[kinds.Forget | kinds.StateFrom] = []
-    for edit in edits:
-        if isinstance(edit, kinds.MapEdit) or (isinstance(edit, kinds.Forget) and not recurrent):
-            rows.append(edit)
-        elif isinstance(edit, kinds.Forget | kinds.StateFrom):
-            states.append(edit)
+    rows = [edit for edit in edits if isinstance(edit, kinds.MapEdit | kinds.Forget)]
+    states = [edit for edit in edits if isinstance(edit, kinds.Forget | kinds.StateFrom)]
+    if is_recurrent(system):  # else what is forgotten are edges
+        rows = [edit for edit in rows if not isinstance(edit, kinds.Forget)]
+    else:
+        states = [edit for edit in states if not isinstance(edit, kinds.Forget)]
     reductions = [edit for edit in edits if isinstance(edit, kinds.Reduce)]
     rounds = [edit for edit in edits if isinstance(edit, kinds.RoundState)]
     if bool(rows) + bool(states) + bool(rounds) + len(reductions) > 1:
@@ -387,42 +385,38 @@ def _row_change(
     subject: EditedMixer, edit: kinds.MapEdit | kinds.Forget, system: Operator, moving: Tensor
 ) -> RowChange:
     steps, read = system.steps, moving.shape[-3]
-    written = torch.arange(steps)
+    written, columns = torch.arange(steps), torch.arange(read)
     renormalise = bool(getattr(edit, "renormalise", False))
-    scaled = partial(_multiplied, has_sink=getattr(subject.mixer, "sink", None) is not None)
     if renormalise and type(subject.mixer) not in NORMALISED:
         raise InspectionError(
             f"intervene: renormalise masks the scores of a softmax, but {subject.name} is a "
             f"{type(subject.mixer).__name__}. Leave it out: the edges are then set to zero."
         )
+    factors: Callable[[Tensor], Tensor]  # of some rows of the map
     if isinstance(edit, kinds.Forget):
         (token,) = places("token", edit.token, read).tolist()
         written = written[token:]
-        change = scaled(lambda _: (torch.arange(read) >= token).double(), False)
+        factors = lambda _: columns >= token  # noqa: E731
     elif isinstance(edit, kinds.Cut | kinds.Scale):
         written = places("query", edit.query, steps)
-        columns = torch.zeros(read, dtype=torch.bool)
-        columns[places("key", edit.key, read)] = True
         factor = edit.factor if isinstance(edit, kinds.Scale) else 0.0
-        keep = torch.where(columns, factor, torch.ones(read, dtype=torch.float64))
-        change = scaled(lambda _: keep, renormalise)
+        keep = torch.ones(read, dtype=torch.float64)
+        keep[places("key", edit.key, read)] = factor
+        factors = lambda _: keep  # noqa: E731
     elif isinstance(edit, kinds.Window):
-        width, columns = min(edit.width, steps + read), torch.arange(read)
-        change = scaled(
-            lambda rows: ((rows[:, None] - columns).abs() < width).double(), renormalise
-        )
+        width = min(edit.width, steps + read)
+        factors = lambda rows: (rows[:, None] - columns).abs() < width  # noqa: E731
     elif isinstance(edit, kinds.Sink):
-        first = (torch.arange(read) == 0).double()
-        kept = first if edit.keep else 1 - first
-        own = torch.eye(steps, read, dtype=torch.float64) if edit.keep else None
-        change = scaled(
-            lambda rows: kept if own is None else (kept + own[rows]).clamp_max(1), renormalise
-        )
-    elif isinstance(edit, kinds.Negative):
+        first, is_kept = columns == 0, edit.keep
+        factors = lambda rows: first | (rows[:, None] == columns) if is_kept else ~first  # noqa: E731
+    if isinstance(edit, kinds.Negative):
         sign = "max" if edit.keep else "min"
         change = lambda block, _: block.clamp(**{sign: 0})  # noqa: E731
-    else:
+    elif isinstance(edit, kinds.MapFrom):
         change = _taken(subject, edit, system)
+    else:
+        has_sink = getattr(subject.mixer, "sink", None) is not None
+        change = _multiplied(factors, renormalise, has_sink=has_sink)
     chosen = _chosen(subject, edit, system.batch).unsqueeze(-1)
 
     samples: slice | Tensor = slice(None)

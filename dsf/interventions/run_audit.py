@@ -36,6 +36,7 @@ from dsf.inspection.model_input import (
     MASK,
     ModelInput,
     model_input,
+    number_type,
     tokens_shown,
     without_cache,
 )
@@ -150,12 +151,12 @@ def audit(  # noqa: PLR0913 (one for each kind of run)
         suspect, decode = None, 1 if decode is None else decode
     about = "the model as it is loaded" if suspect is None else f"another {type(suspect).__name__}"
     module = given.model if suspect is None else suspect
-    number_type = _number_type("dtype", dtype)
-    if number_type is not None:
-        about += f", {number_type}".replace("torch.", "")
-        module = _in_types(module, dict.fromkeys(module.state_dict(), number_type))
+    kind_of_weights = number_type(dtype, "audit")
+    if kind_of_weights is not None:
+        about += f", {kind_of_weights}".replace("torch.", "")
+        module = _in_types(module, dict.fromkeys(module.state_dict(), kind_of_weights))
     if chunk is not None:
-        module = copy.deepcopy(module) if number_type is None else module
+        module = copy.deepcopy(module) if kind_of_weights is None else module
         _set_chunks(module, at_least(1, "audit", "chunk", chunk))
         about += f", chunks of {chunk} tokens"
     if decode is not None:
@@ -195,13 +196,6 @@ class _Kind:
     recorded: Path | None = None
     state: int | str | None = None
     is_other: bool = False
-
-
-def _number_type(name: str, given: torch.dtype | str | None) -> torch.dtype | None:
-    kind = getattr(torch, given, None) if isinstance(given, str) else given
-    if given is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
-        raise ValueError(f"audit: {name!r} expected a number type such as bfloat16, got {given!r}.")
-    return kind
 
 
 def _in_types(model: nn.Module, kinds: Mapping[str, torch.dtype]) -> nn.Module:
@@ -260,6 +254,12 @@ class _Audit:
         self._layers: Sequence[InspectedLayer] = ()
         with suppress(InspectionError):  # without coefficients a mixer is one stage
             self._layers = examine(self._model, question).layers
+        self._widths = {  # of every mixer the number of heads, and the channels of each
+            call_of(each)[0]: (value.shape[1], value.shape[-1])
+            for each in self._layers
+            if isinstance(value := getattr(each.mixer, "value", None), Tensor)
+            and value.ndim == HEADED_AXES
+        }
         self._clean = Walk(self._model, self._scopes, lambda *_: None)
         self._stages = Stages(self._model, self._clean, self._layers)
         self._clean.meet = self._stages.meet
@@ -464,16 +464,6 @@ class _Audit:
                 found[key] = found.get(key, torch.zeros_like(part)) + float(weight) * part
             self.passes += 2
         return found
-
-    @cached_property
-    def _widths(self) -> dict[str, tuple[int, int]]:
-        """The number of heads of every mixer, and the channels of each."""
-        values = ((call_of(each)[0], getattr(each.mixer, "value", None)) for each in self._layers)
-        return {
-            path: (value.shape[1], value.shape[-1])
-            for path, value in values
-            if value is not None and value.ndim == HEADED_AXES
-        }
 
     def _limit(self, node: Node) -> float:
         """The own that number type and length, or a healthy run in the same type, explain."""
