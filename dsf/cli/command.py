@@ -66,24 +66,6 @@ Threads = Annotated[
 
 
 @contextmanager
-def computing(asked: int | None) -> Iterator[int]:
-    """Run on as many threads as asked for, else on one; yields how many there were, and will be."""
-    with held_back():
-        from dsf.runtime.threads import limited_to
-
-    every = threads_in_use()
-    with limited_to(asked or 1):
-        yield every
-
-
-def threads_in_use() -> int:
-    """The threads that torch, and the compiled loops with it, compute with now."""
-    import torch
-
-    return torch.get_num_threads()
-
-
-@contextmanager
 def held_back() -> Iterator[None]:
     """Let an interrupt take effect after the block; in the import of torch it may dump core."""
     before = signal.getsignal(signal.SIGINT)
@@ -253,9 +235,15 @@ def _run(name: str, checked: Callable[[], Work], common: Common) -> None:
         raise refuse(error, USAGE) from None
     is_watched = not (common.as_json or common.quiet)
     try:
-        with watching(shown=is_watched), computing(common.threads) as every:
-            answer = work(Run(common.threads, every, is_watched))
-            used = threads_in_use()
+        with watching(shown=is_watched):
+            with held_back():
+                import torch
+
+                from dsf.runtime.threads import limited_to
+            every = torch.get_num_threads()  # and the compiled loops with it
+            with limited_to(common.threads or 1):
+                answer = work(Run(common.threads, every, is_watched))
+                used = torch.get_num_threads()
     except UnwrittenError as error:
         raise typer.Exit(unwritten(name, error.reason)) from None
     except Exception as error:

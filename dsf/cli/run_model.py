@@ -165,7 +165,8 @@ def follow(what: str, done: int, every: int) -> None:
 
 
 def _token_numbers(prompt: Prompt, loaded: LoadedModel) -> Int[Tensor, "1 time"]:
-    model, identity = loaded.model, loaded.identity
+    model: Any = loaded.model
+    identity = loaded.identity
     vocabulary = getattr(input_embeddings(model), "num_embeddings", None)
     if prompt.ids is not None:
         ids = list(prompt.ids)

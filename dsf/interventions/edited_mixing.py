@@ -409,6 +409,7 @@ def _row_change(
     elif isinstance(edit, kinds.Sink):
         first, is_kept = columns == 0, edit.keep
         factors = lambda rows: first | (rows[:, None] == columns) if is_kept else ~first  # noqa: E731
+    change: Callable[[Block, Tensor], Block]
     if isinstance(edit, kinds.Negative):
         sign = "max" if edit.keep else "min"
         change = lambda block, _: block.clamp(**{sign: 0})  # noqa: E731

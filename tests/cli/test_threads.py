@@ -76,7 +76,7 @@ def test_what_the_user_says_wins_and_the_option_over_the_environment(used, monke
 @pytest.mark.parametrize("typed", ["0", "-1", "two", "1.5", "", "20000"])
 def test_a_number_that_is_none_is_refused_before_any_work(run, monkeypatch, typed):
     """Of 20,000 threads the system starts none, and torch crashes without a word."""
-    monkeypatch.setattr(threads, "computing", pytest.fail)
+    monkeypatch.setattr(threads, "held_back", pytest.fail)
     for name in COMMANDS:
         done = run(name, "--threads", typed, *["x"] * 2)
         assert done.exit_code == 2
