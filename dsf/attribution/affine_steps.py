@@ -195,16 +195,15 @@ class Follower(Functions):
         return found
 
     def hears(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        found: dict[int, tuple[Tensor, Followed]] = {}
+        found: list[tuple[Tensor, Followed]] = []
         if not self.resting and self._followed:
-            for part in tensors_in((args, kwargs)):
-                if (what := self.find(part)) is not None:
-                    found[id(part)] = part, what
+            given = ((part, self.find(part)) for part in tensors_in((args, kwargs)))
+            found = [(part, what) for part, what in given if what is not None]
         into = args[0] if found and args and isinstance(args[0], Tensor) else None
         before = None if into is None else times_written(into)
         output = func(*args, **kwargs)
         if found:
-            self._record(func, args, kwargs, output, list(found.values()))
+            self._record(func, args, kwargs, output, found)
             if into is not None and times_written(into) != before:
                 self._written_through(into, name_of(func))
         return output
@@ -218,16 +217,19 @@ class Follower(Functions):
         found: list[tuple[Tensor, Followed]],
     ) -> None:
         name = SYNONYMS.get(name_of(func), name_of(func))
+        name = "floor_divide" if kwargs.get("rounding_mode") else name
         if name in BLANK:
             return
         if name in OF_THE_FIRST and args:  # of others it takes the shape or the number type
-            found = [known for known in found if known[0] is args[0]]
+            found = found[:1] if found[0][0] is args[0] else []
         if not found:
             return
         given, first = found[0]
         leads = bool(args) and args[0] is given
         power = args[1] if name == "pow" and len(args) == 2 else None  # is zero at zero from 1 on
-        is_activation = name in ACTIVATIONS or (isinstance(power, int | float) and power >= 1)
+        is_power = isinstance(power, int | float) and power >= 1
+        is_square = name == "mul" and len(found) == 2 and found[1][0] is given is not output
+        is_activation = name in ACTIVATIONS or is_power or is_square
         if (out := kwargs.get("out")) is not None:
             for each in tensors_in(out):
                 self.follow(each, name)
@@ -293,11 +295,13 @@ def _streams(
     """The tensors in which a function is linear: one factor of a product; None if it is not."""
     steps = [(part, what) for part, what in found if isinstance(what, Step)]
     if name in ADDING:
-        return steps if len(steps) == len(found) else None
+        once = {id(part): (part, step) for part, step in steps}
+        return list(once.values()) if len(steps) == len(found) else None
     if name in LAYOUT:
         return steps if leads and len(steps) == len(found) == 1 else None
     if name in MIXING:
-        return [known for known in steps if len(args) > 2 and known[0] is args[2]] or None
+        values = [known for known in steps if len(args) > 2 and known[0] is args[2]]
+        return values if len(values) == 1 else None
     if name in DIVIDING and not leads:
         return None
     if name in MULTIPLYING or name in DIVIDING:

@@ -153,6 +153,24 @@ class Gelu(nn.Module):
         return 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.04 * torch.pow(x, 3.0))))
 
 
+class Squares(nn.Module):
+    def forward(self, x):
+        ahead = torch.relu(x)
+        return ahead * ahead
+
+
+class Powers(nn.Module):
+    """Takes one tensor twice, so that it is linear in neither."""
+
+    def forward(self, x):
+        return torch.einsum("std,std->std", x, x)
+
+
+class Steps(nn.Module):
+    def forward(self, x):
+        return torch.div(x, 0.5, rounding_mode="floor")
+
+
 class Silent(nn.Module):
     """Writes its input into a buffer that nobody follows, in a way that ``write`` says."""
 
@@ -169,6 +187,7 @@ class Silent(nn.Module):
 INSIDE = {
     "activation": lambda: nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8)),
     "written out": lambda: nn.Sequential(nn.Linear(8, 12), Gelu(), nn.Linear(12, 8)),
+    "squares": lambda: nn.Sequential(nn.Linear(8, 12), Squares(), nn.Linear(12, 8)),
     "norms": lambda: nn.Sequential(nn.RMSNorm(8), nn.Linear(8, 8), nn.Tanh(), nn.LayerNorm(8)),
     "writing": lambda: Silent(lambda kept, x: kept.__setitem__(slice(None), x)),
     "layout": lambda: nn.Sequential(nn.Unflatten(1, (3, 2)), nn.Flatten(1, 2), nn.Linear(8, 8)),
@@ -242,7 +261,7 @@ def test_what_is_written_into_a_buffer_is_no_constant(x, write):
     assert share.remainder.abs().max() < 1e-9 * share.tokens.abs().max()
 
 
-@pytest.mark.parametrize("inner", [Experts, Silent])
+@pytest.mark.parametrize("inner", [Experts, Silent, Powers, Steps])
 def test_what_is_not_understood_is_closed_token_by_token(x, inner):
     stack = dsf.stack(blocks(inner), x)
     assert stack.closed == ("0.inner", "1.inner")
