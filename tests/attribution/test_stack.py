@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import dsf
+from dsf.attribution import affine_steps
 from dsf.inspection.capture.precision import guarded
-from dsf.inspection.errors import InspectionError, UnreadableError
+from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.models import NAMES, folder, recall
 from tests.inspection.families import tiny_models
 from tests.inspection.literal_llama import contributions
@@ -267,6 +268,19 @@ def test_what_is_not_understood_is_closed_token_by_token(x, inner):
     assert stack.closed == ("0.inner", "1.inner")
     parts = stack.contributions(1, 2)
     assert close(parts.sum(dim=2) + stack.remainder(1, 2), blocks(inner)(x).detach())
+
+
+def test_two_parts_of_a_stream_tell_what_is_not_linear(x, monkeypatch):
+    """The magnitude of the whole stream is the same again, and not a sum of those of its parts."""
+
+    class Magnitude(nn.Module):
+        def forward(self, x):
+            return x.abs()
+
+    monkeypatch.setattr(affine_steps, "LAYOUT", affine_steps.LAYOUT | {"abs"})
+    stack = dsf.stack(blocks(Magnitude), x)
+    with pytest.raises(ReconstructionError, match="would be wrong"):
+        stack.contributions()
 
 
 def test_a_module_that_mixes_tokens_is_not_closed(x):
