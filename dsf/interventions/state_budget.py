@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from dsf.attribution import stack
 from dsf.evaluate import respond
@@ -24,6 +25,7 @@ from dsf.inspection.results.table import Table
 from dsf.interventions import edits
 from dsf.interventions.edits import RoundState
 from dsf.runtime.shapes import at_least
+from dsf.systems import algebra
 from dsf.systems.coefficient import TokenSlots, dense_of
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
@@ -209,17 +211,12 @@ def noise_weight(system: System, signal: Signal, adjoint: Response) -> Bits:
     Divided by the squared number of levels it is the forecast for any number of bits: with few of
     them more than the variance, since entries below half a step lose no more than they are.
     """
-    most, read = _magnitudes(system, signal), dense_of(system.C)
-    moved = torch.zeros(*adjoint.shape[:-3], system.state_size, adjoint.shape[-1]).to(adjoint)
-    total = torch.zeros_like(most[..., 0])
-    for t in range(system.steps - 1, -1, -1):
-        from_here = read[..., t, :, :].mT @ adjoint[..., t, :, :]
-        here = moved if system.reads_before_update else moved + from_here
-        total = total + here.square().sum(dim=(-2, -1)) * most[..., t].square() / 12
-        moved = _dense(system, t).mT @ here
-        if system.reads_before_update:
-            moved = moved + from_here
-    return total
+    backward: Any = algebra.adjoint(system)
+    moved = backward.states(adjoint)
+    if system.reads_before_update:  # later tokens alone read a state
+        moved = pad(moved[..., 1:, :, :], (0, 0, 0, 0, 0, 1))
+    squares = moved.square().sum(dim=(-2, -1)) * _magnitudes(system, signal).square()
+    return squares.sum(dim=-1) / 12
 
 
 def _magnitudes(system: System, signal: Signal) -> Shaped[Tensor, "*batch time"]:
