@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dsf.evaluate import attention_map, final_state, respond
+from dsf.evaluate.arguments import state_at_start
 from dsf.inspection.choice import chosen_heads
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.layers import InspectedLayer, Inspection
@@ -262,10 +263,8 @@ def _by_segments(
             "intervene: StateFrom: after the last token no other token reads the state. Give an "
             "earlier token."
         )
-    parts, state = [], system.initial
-    if state is None:
-        dtype = torch.promote_types(system.dtype, signal.dtype)
-        state = signal.new_zeros(system.state_size, 1, dtype=dtype)
+    dtype = torch.promote_types(system.dtype, signal.dtype)
+    parts, state = [], state_at_start(system, signal.to(dtype))
     state = state.expand(*system.batch, system.state_size, signal.shape[-1])
     for start, stop in pairwise(sorted({*borders, 0, system.steps})):
         for edit in borders.get(start, ()):

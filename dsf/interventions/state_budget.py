@@ -19,7 +19,8 @@ from torch.nn.functional import pad
 
 from dsf.attribution import stack
 from dsf.evaluate import respond
-from dsf.evaluate.arguments import Response, Signal, State
+from dsf.evaluate.arguments import Response, Signal, State, state_at_start
+from dsf.evaluate.stepwise import advance
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.table import Table
 from dsf.interventions import edits
@@ -29,7 +30,7 @@ from dsf.systems import algebra
 from dsf.systems.coefficient import TokenSlots, dense_of
 from dsf.systems.composite import Operator
 from dsf.systems.system import System
-from dsf.systems.transition import States
+from dsf.systems.transition import States, Transition
 
 CHOICES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16)
 """Numbers of bits that a plan chooses from."""
@@ -107,21 +108,18 @@ def rounded_run(
     Args:
         store: rounds the state of one token.
     """
-    drive = dense_of(system.B) @ signal
-    read = dense_of(system.C)
-    state = torch.zeros_like(drive[..., 0, :, :]) if system.initial is None else system.initial
-    responses, errors = [], []
-    for t in range(system.steps):
-        before = state
-        carried = (system.A.window(t, t + 1) @ state.unsqueeze(-3)).squeeze(-3)
-        exact = carried + drive[..., t, :, :]
-        state = store(exact)
-        errors.append(state - exact)
-        seen = before if system.reads_before_update else state
-        responses.append(read[..., t, :, :] @ seen)
-    response = torch.stack(responses, dim=-3)
-    if system.D is not None:
-        response = response + dense_of(system.D) @ signal
+    errors = []
+
+    def solve(A: Transition, drive: Tensor, entering: Any) -> tuple[Tensor, Tensor]:
+        states = [entering]
+        for t in range(system.steps):
+            carried = (A.window(t, t + 1) @ states[-1].unsqueeze(-3)).squeeze(-3)
+            exact = carried + drive[..., t, :, :]
+            states.append(store(exact))
+            errors.append(states[-1] - exact)
+        return torch.stack(states[1:], dim=-3), states[-1]
+
+    response, _ = advance(system, signal, state_at_start(system, signal), solve=solve)
     return response, torch.stack(errors, dim=-3)
 
 
