@@ -83,6 +83,25 @@ def test_values_that_are_no_projection_are_not_taken_for_one(x):
         layer.mixer_map()
 
 
+class Difference(nn.Module):
+    """Two written-out attentions of one module, of which neither makes its output alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts, self.out = nn.Linear(12, 60), nn.Linear(12, 12)
+
+    def forward(self, x):
+        parts = self.parts(x).unflatten(-1, (5, 2, 6)).permute(2, 0, 3, 1, 4)
+        first, other = ((parts[k] @ parts[k + 1].mT).softmax(dim=-1) @ parts[4] for k in (0, 2))
+        return self.out((first - 0.5 * other).transpose(1, 2).flatten(-2))
+
+
+def test_one_of_two_attentions_is_not_the_whole_module(x):
+    for layer in dsf.inspect(Difference().double(), x, checks="none"):
+        with pytest.raises(InspectionError, match="no linear maps"):
+            _ = layer.whole
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_multihead_attention(x, batch_first):
     module = nn.MultiheadAttention(12, 3, batch_first=batch_first).double()

@@ -317,15 +317,10 @@ class ModuleStack:
 
     def pass_surroundings(self, call: Any, mixed: Tensor) -> None:
         """Once its module has returned, give the call of an attention its surroundings."""
-        # They are None where they are not recognised, and where the module called several
-        # attentions, since none of them makes the output alone.
         value = call.arguments["value"]  # which may be put away until then
 
         def find(frame: Frame, ran: int, given: Any, output: Any) -> None:
-            alone = len(frame.callbacks) == 1
-            with unheard():
-                found = surroundings(frame, ran, value, mixed, given, output) if alone else None
-            call.surroundings = found
+            call.surroundings = surroundings(frame, ran, value, mixed, given, output)
 
         self.after_call(call.module, find)
 
@@ -447,6 +442,7 @@ def _takes_hooks(module: nn.Module) -> bool:
     return not isinstance(module, torch.jit.ScriptModule)
 
 
+@unheard()
 def surroundings(
     frame: Frame,
     ran: int,
@@ -457,13 +453,14 @@ def surroundings(
 ) -> Surroundings | None:
     """What a module computed before and after its attention; None where it is not recognised.
 
-    Where it adds one of its inputs, ``added``, behind its projection (as bloom does), that sum is
-    left to the block.
+    Nor where it called several attentions, since none of them makes the output alone. Where it adds
+    one of its inputs, ``added``, behind its projection (as bloom does), that sum is left to the
+    block.
     """
     before, after = frame.projected[:ran], frame.projected[ran:]
     while isinstance(output, tuple | list):
         output = output[0]
-    found = _source(value, before)
+    found = _source(value, before) if len(frame.callbacks) == 1 else None
     if found is None or not isinstance(output, Tensor) or output.ndim != 3:
         return None
     source, places = found
