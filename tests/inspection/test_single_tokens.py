@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, conv1d, conv2d, pad
 
-from dsf.inspection.probing.driven import EXACT, FEW, applied, read_off
+from dsf.inspection.probing.driven import applied, read_off
+from dsf.inspection.probing.single_tokens import EXACT, FEW
 
 SAMPLES, SIDE, CHANNELS = 2, 12, 4
 STEPS = SIDE**2

@@ -29,12 +29,11 @@ from dsf.inspection.causal import coordinates
 from dsf.inspection.causal.coordinates import NONE, Coordinates, InputAxis
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing.single_tokens import (
-    EXACT,
     FEW,
     Function,
     Responses,
+    one_by_one,
     quick_responses,
-    responses_one_by_one,
 )
 from dsf.inspection.recording import Exchanged, Recording, Value, instead, values_in
 
@@ -51,7 +50,6 @@ class Layout:
         samples, tokens: the place of each of them along these axes, ``number axis``.
     """
 
-    shape: torch.Size
     order: Tensor
     sizes: tuple[int, int, int]
     sample_axes: tuple[InputAxis, ...]
@@ -74,14 +72,9 @@ class Layout:
         mine, others = self.token_axes, other.token_axes
         if not set(mine) & set(others) and (mine or others):
             return False
-        pairs = (
-            (
-                _common(self.sample_axes, self.samples, other.sample_axes),
-                _common(other.sample_axes, other.samples, self.sample_axes),
-            ),
-            (_common(mine, self.tokens, others), _common(others, other.tokens, mine)),
-        )
-        return all(torch.equal(one, another) for one, another in pairs)
+        samples = _common(self.sample_axes, self.samples, other.sample_axes)
+        is_alike = torch.equal(samples, _common(other.sample_axes, other.samples, self.sample_axes))
+        return is_alike and torch.equal(self.shared_with(other), other.shared_with(self))
 
     def rows_of(self, column: int, columns: "Layout") -> Tensor:
         """Which tokens are that of a column of values, along the axes that both have."""
@@ -172,10 +165,10 @@ def layout_of(
         made = _with_others(found.shape, planes, chosen, samples, tokens)
         if made is not None:
             return made
-    made = _laid_out(found.shape, planes, chosen, samples, tokens)
+    made = _laid_out(planes, chosen, samples, tokens)
     if made is None:  # as where tokens at the ends come twice, reflected
         places = _places(found.shape, [planes[axis] for axis in tokens])
-        made = _laid_out(found.shape, planes, chosen, samples, tokens, places)
+        made = _laid_out(planes, chosen, samples, tokens, places)
     return None if made is None or len(made.tokens) < 2 else made
 
 
@@ -200,13 +193,12 @@ def _with_others(
     lines = [planes[axis].flatten() for axis in samples]
     if not len(chosen) or any(bool((line < 0).any()) for line in lines):
         return None
-    sample, _ = _numbered(lines, samples, every)
-    time, _ = _numbered([planes[axis] for axis in tokens], tokens, chosen)
+    sample, _ = _numbered(planes, samples, every)
     group = torch.full_like(every, -1)
-    group[chosen] = time
+    group[chosen], _ = _numbered(planes, tokens, chosen)
     by_dims = _places(shape, [planes[axis] for axis in tokens])
     for places in (_in_blocks(group, sample), by_dims):
-        made = None if places is None else _laid_out(shape, planes, every, samples, tokens, places)
+        made = None if places is None else _laid_out(planes, every, samples, tokens, places)
         if made is not None:
             return made
     return None
@@ -283,14 +275,14 @@ def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
         chosen_in = chosen_in & (planes[axis] >= 0)
     chosen = chosen_in.expand(found.shape).flatten().nonzero().flatten()
     samples = values.sample_axes
-    sample, _ = _numbered([planes[axis] for axis in samples], samples, chosen)
+    sample, _ = _numbered(planes, samples, chosen)
     places = {axis: planes[axis].flatten()[chosen].long() for axis in rows}
     pairs = {axis: torch.stack([place, sample], dim=1) for axis, place in places.items()}
     count = len(sample.unique())  # the same everywhere in a sample, as that of a second batch is
     alike = tuple(axis for axis in rows if len(pairs[axis].unique(dim=0)) == count)
     rows = tuple(axis for axis in rows if axis not in alike)
     samples = (*samples, *alike)
-    made = _laid_out(found.shape, planes, chosen, samples, rows)
+    made = _laid_out(planes, chosen, samples, rows)
     if made is None:
         return None
     known = made.samples[:, : len(values.sample_axes)]
@@ -298,7 +290,6 @@ def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
 
 
 def _laid_out(
-    shape: torch.Size,
     planes: coordinates.Planes,
     chosen: Tensor,
     samples: tuple[InputAxis, ...],
@@ -308,17 +299,16 @@ def _laid_out(
     """The layout of some elements; None where there are none, or more in one place than another."""
     if not len(chosen):
         return None
-    time, at_time = _numbered([planes[axis] for axis in tokens], tokens, chosen, places)
+    time, at_time = _numbered(planes, tokens, chosen, places)
     lines = [planes[axis].flatten()[chosen] for axis in tokens]
     if any(bool((line != at_time[time, k]).any()) for k, line in enumerate(lines)):
         return None
-    sample, at_sample = _numbered([planes[axis] for axis in samples], samples, chosen)
+    sample, at_sample = _numbered(planes, samples, chosen)
     cells = sample * len(at_time) + time
     counts = torch.bincount(cells, minlength=len(at_sample) * len(at_time))
     if bool((counts != counts[0]).any()):
         return None
     return Layout(
-        shape=shape,
         order=chosen[cells.argsort(stable=True)],
         sizes=(len(at_sample), len(at_time), int(counts[0])),
         sample_axes=samples,
@@ -340,15 +330,15 @@ def _sorted(axes: Iterable[InputAxis]) -> list[InputAxis]:
 
 
 def _numbered(
-    planes: Sequence[Tensor],
+    planes: coordinates.Planes,
     axes: Sequence[InputAxis],
     chosen: Tensor,
     by: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """For every chosen element the number of its group, and the place of every group."""
-    keys, lines = torch.zeros_like(chosen), chosen.new_zeros(len(planes), len(chosen))
-    for line, plane, axis in zip(lines, planes, axes, strict=True):
-        line.copy_(plane.flatten()[chosen])
+    keys, lines = torch.zeros_like(chosen), chosen.new_zeros(len(axes), len(chosen))
+    for line, axis in zip(lines, axes, strict=True):
+        line.copy_(planes[axis].flatten()[chosen])
         keys = keys * axis.size + line
     if by is not None:
         keys = by.flatten()[chosen]
@@ -424,7 +414,14 @@ class FollowedCall:
 
     def layout(self, value: Value) -> Layout | None:
         """The layout of a value; None unless each of its elements belongs to one token."""
+        # Most tensors of a loop over steps are smaller; looking at each takes longer than the rest.
         return self._layout(value) if value.shape.numel() >= self._least else None
+
+    def _layout(self, value: Value) -> Layout | None:
+        if value not in self._found:
+            found = self.coordinates(value)
+            self._found[value] = layout_of(found, self.along, has_others=self.has_others)
+        return self._found[value]
 
     def tokens(self, value: Value) -> tuple[int, ...] | None:
         """The tokens along all axes that a part of a sequence is of; None where it is of many."""
@@ -436,12 +433,6 @@ class FollowedCall:
                     return None
                 tokens += map(int, each)
         return tuple(tokens)
-
-    def _layout(self, value: Value) -> Layout | None:
-        if value not in self._found:
-            found = self.coordinates(value)
-            self._found[value] = layout_of(found, self.along, has_others=self.has_others)
-        return self._found[value]
 
 
 ROUNDING = 1e-9
@@ -542,12 +533,11 @@ def _ways(part: Function, like: Tensor, outputs: int, rounding: float) -> Iterat
     width = head_width(alike, alone, channels, limit)
     most = math.ceil(steps / max(width, 1))
     is_exact = most > FEW and rounding <= ROUNDING
-    quick = quick_responses(part, like, most=most) if is_exact else None
+    quick = quick_responses(part, like, most=most) if is_exact else []
     for each in dict.fromkeys((width, 1)) if width else ():
-        if quick is not None:
-            yield Way(
-                each, quick.passes, partial(_by_heads, quick.responses, part, like, each), EXACT
-            )
+        for how in quick:
+            taking = partial(_by_heads, how.responses, part, like, each)
+            yield Way(each, how.passes, taking, how.rounding)
         yield Way(each, math.ceil(steps / each), partial(_by_units, part, like, each), rounding)
     count = groups_of(alone, channels, limit)
     grouped = list[tuple[int, Callable[..., Tensor], int]]()
@@ -557,12 +547,9 @@ def _ways(part: Function, like: Tensor, outputs: int, rounding: float) -> Iterat
             grouped.append((2, _by_sums, count))
     grouped += [(channels // each, _by_impulses, each) for each in dict.fromkeys((count, 1))]
     for drives, measured, groups in grouped:
-        if quick is not None:
-            taking = partial(measured, quick.responses, part, like, groups)
-            yield Way(0, drives * quick.passes, taking, EXACT)
-        yield Way(
-            0, drives * steps, partial(measured, responses_one_by_one, part, like, groups), rounding
-        )
+        for how in (*quick, one_by_one(like, rounding)):
+            taking = partial(measured, how.responses, part, like, groups)
+            yield Way(0, drives * how.passes, taking, how.rounding)
 
 
 def applied(weights: Tensor, values: Tensor, width: int) -> Float[Tensor, "sample time output"]:
@@ -766,8 +753,7 @@ def passing(recording: Recording, port: Port) -> tuple[Value, frozenset[int]]:
         )
     (call,) = calls
     if port.argument is None:
-        (output, *_) = values_in(call.output)
-        return output, frozenset()
+        return values_in(call.output)[0], frozenset()
     named = signatures.signature(call.function).bind_partial(*call.args, **call.kwargs)
     given = named.arguments.get(port.argument)
     if not isinstance(given, Value):
@@ -790,7 +776,7 @@ def viewed(value: Value, port: Port) -> Layout:
         )
     sizes = (*seen.shape[:2], seen.shape[2:].numel())
     samples, tokens = (index.new_zeros(size, 0) for size in sizes[:2])
-    return Layout(value.shape, seen.flatten(), sizes, (), (), samples, tokens)
+    return Layout(seen.flatten(), sizes, (), (), samples, tokens)
 
 
 Exchange = Callable[[Tensor], Tensor]

@@ -426,20 +426,16 @@ class PortSearch:
         # None if the module is affine from it to none of the places where tokens of it mix.
         trial = _Exchanged(self._recording, value, layout, kept, factors)
         values, step = trial.values, trial.step
-        one, other = (
-            trial.moved(values + step, later),
-            trial.moved(values - driven.PAIRED * step, later),
-        )
+        one = trial.moved(values + step, later)
+        other = trial.moved(values - driven.PAIRED * step, later)
         affine, moved = {}, []
         for response, place in later.items():
             size = one[response].abs().max()
             if not size > self._limit(response, place):
                 continue
             moved.append(response)
-            bent = (
-                (other[response] + driven.PAIRED * one[response]).abs().max()
-                / (driven.PAIRED * size)
-            ).item()
+            apart = (other[response] + driven.PAIRED * one[response]).abs().max()
+            bent = (apart / (driven.PAIRED * size)).item()
             if bent <= self._rounding:
                 affine[response] = place
             else:

@@ -28,30 +28,30 @@ EXACT = 1e-12
 
 
 @dataclass(frozen=True)
-class Quick:
-    """Responses that take so many passes for each drive."""
+class Alone:
+    """Responses that take so many passes for each drive, and are right to a relative difference."""
 
     passes: int
     responses: Responses
+    rounding: float = EXACT
 
 
-def responses_one_by_one(
-    part: Function, like: Tensor, drive: Drive
-) -> Float[Tensor, "read sample time output"]:
+def one_by_one(like: Float[Tensor, "sample read input"], rounding: float) -> Alone:
     steps = torch.arange(like.shape[1])
-    return torch.stack([part(_driven(like, step[None], drive)) for step in steps])
+
+    def responses(part: Function, like: Tensor, drive: Drive) -> Tensor:
+        return torch.stack([part(_driven(like, step[None], drive)) for step in steps])
+
+    return Alone(len(steps), responses, rounding)
 
 
 def quick_responses(
     part: Function, like: Float[Tensor, "sample read input"], *, most: int
-) -> Quick | None:
-    """Responses in fewer passes, as far as a few tokens tell.
+) -> list[Alone]:
+    """Responses in fewer passes, as far as a few tokens tell; none if no way is known.
 
     Args:
         most: the passes that are to be undercut by half.
-
-    Returns:
-        None if no way is known.
     """
     steps = like.shape[1]
     drive = torch.randn(like.shape[-1], generator=torch.Generator().manual_seed(4)).to(like)
@@ -64,14 +64,14 @@ def quick_responses(
     limit = EXACT * max(each.abs().max() for each in (first, *inner))
     is_alike = all((first - each)[:, others].abs().max() <= limit for each in inner)
     if is_alike and bool(first[:, others].any()):
-        return Quick(3, _of_alike)
+        return [Alone(3, _of_alike)]
     moved = max(int((each.abs() > limit).any(dim=-1).sum(dim=-1).max()) for each in inner)
     least = max(1, math.ceil(moved * steps / rows))
     for spacing in range(least, min(least + most // TRIED, 1 + most // 4)):
         classes = (torch.arange(token % spacing, steps, spacing) for token in asked[1:])
         if all(_told_apart(part, like, tokens, drive)[2] <= limit for tokens in classes):
-            return Quick(2 * spacing, partial(_of_far_apart, spacing))
-    return None
+            return [Alone(2 * spacing, partial(_of_far_apart, spacing))]
+    return []
 
 
 def _driven(like: Tensor, tokens: Int[Tensor, " some"], drive: Tensor) -> Tensor:
