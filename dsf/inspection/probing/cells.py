@@ -8,8 +8,8 @@ added, instead of multiplied, cannot be a response. What a step is given from ea
 through their responses alone, which is asked of the program itself.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from enum import Enum
 from itertools import islice
 
@@ -57,41 +57,57 @@ def _product(*kinds: Kind | None) -> Kind | None:
     return Kind.LINEAR if found.count(Kind.LINEAR) == 1 else _sum(*found[:1]) and Kind.FACTOR
 
 
-@dataclass(eq=False)
 class _Program:
-    """The operations between values and what is linear in them, with the kind of every memory."""
+    """The program in which the outputs of all steps are parts of one tensor, ``values``.
 
-    recording: Recording
-    values: Value
-    parts: Mapping[int, int]
-    kinds: dict[int, Kind] = field(default_factory=dict)
-    operations: list[Operation] = field(default_factory=list)
-    secants: int = 0
+    ``kinds`` says of every version of memory that is made of them how it depends on them.
+    """
 
-    def run(self) -> None:
-        for operation in self.recording.operations:
-            self.operations.append(self._linear(operation))
+    def __init__(self, call: FollowedCall, parts: tuple[Value, ...]) -> None:
+        self._plain, first = call.recording, parts[0]
+        self._parts = {one.memory: k for k, one in enumerate(parts)}
+        stacked = torch.stack([self._plain.tensor(part) for part in parts])
+        memory = max(self._plain.numbers) + 1
+        self.values = Value(memory, first.dtype, stacked.shape, stacked.stride())
+        self.kinds, self.secants = {memory: Kind.LINEAR}, 0
+        known = [self._plain.seen[part] for part in parts]
+        nothing = torch.full(first.shape, -1.0)
+        planes = {
+            axis: torch.stack([one.planes.get(axis, nothing).expand(first.shape) for one in known])
+            for axis in dict.fromkeys(axis for one in known for axis in one.planes)
+        }
+        self.recording = Recording(
+            operations=[*map(self._linear, self._plain.operations)],
+            given=[*self._plain.given, self.values],
+            output=self._plain.output,
+            calls=self._plain.calls,
+            seen=self._plain.seen | {self.values: Coordinates(stacked.shape, planes)},
+            numbers=self._plain.numbers | {memory: stacked.untyped_storage()},
+            made_at=self._plain.made_at,
+        )
 
     def _linear(self, one: Operation) -> Operation:
         """An operation that takes a part of all values, is held, multiplies, or runs as it did."""
-        part = next((self.parts[at] for at in one.makes if at in self.parts), None)
+        part = next((self._parts[at] for at in one.makes if at in self._parts), None)
         if part is not None:
             self.kinds |= dict.fromkeys(one.makes, Kind.LINEAR)
             return _made_by(one, torch.ops.aten.select_copy.int, self.values, 0, part)
-        kinds = [self._kind(arg) for arg in one.args]
         if not any(read.memory in self.kinds for read in one.reads) or not one.makes:
             return one
+        kinds = [
+            _sum(*(self.kinds.get(value.memory) for value in values_in(arg))) for arg in one.args
+        ]
         name = one.name.strip("_") if one.name != "_to_copy" else one.name
         made = self._made(name, kinds)
         if name in _ODD and kinds == [Kind.LINEAR, *[None] * (len(kinds) - 1)] and not one.writes:
-            made, self.secants = Kind.LINEAR, self.secants + 1
-            self.kinds |= dict.fromkeys(one.makes, made)
-            return _made_by(one, torch.mul, one.args[0], self._secant(one))
+            self.secants += 1
+            self.kinds |= dict.fromkeys(one.makes, Kind.LINEAR)
+            given = self._plain.tensor(one.args[0])
+            put_in = torch.where(given == 0, _TINY, given)
+            secant = one.func(put_in, *one.args[1:], **one.kwargs) / put_in
+            return _made_by(one, torch.mul, one.args[0], secant)
         self.kinds |= dict.fromkeys(one.makes, made)
         return replace(one, reads=()) if made is Kind.FACTOR else one
-
-    def _kind(self, part: object) -> Kind | None:
-        return _sum(*(self.kinds.get(value.memory) for value in values_in(part)))
 
     @staticmethod
     def _made(name: str, kinds: list[Kind | None]) -> Kind:
@@ -110,11 +126,6 @@ class _Program:
             made = None
         return made or Kind.FACTOR
 
-    def _secant(self, one: Operation) -> Tensor:
-        given = self.recording.tensor(one.args[0])
-        put_in = torch.where(given == 0, _TINY, given)
-        return one.func(put_in, *one.args[1:], **one.kwargs) / put_in
-
 
 def _made_by(one: Operation, func: Callable[..., Tensor], *args: object) -> Operation:
     reads = tuple(values_in(args))
@@ -125,7 +136,7 @@ def pairs_in(call: FollowedCall) -> Iterator[Found]:
     """The ports over the steps of a loop that may be those of a mixer, the likeliest first."""
     most = MAX_FOLLOWED // len(call.recording.operations)
     values = islice(_values(call), most)
-    programs = [(name, parts, _program(call, parts)) for name, parts in values]
+    programs = [(name, parts, _Program(call, parts)) for name, parts in values]
     programs.sort(key=lambda one: one[-1].secants)
     yield from islice((pair for one in programs for pair in _pairs(call, *one)), MOST_TRIED)
 
@@ -160,36 +171,6 @@ def loops(call: FollowedCall) -> Iterator[tuple[str, tuple[Value, ...]]]:
             for k in range(each):  # the same line may run it several times in a step
                 if len(set(steps[k::each])) == count:
                     yield f"what '{name}' returns in every step in {place}", tuple(outs[k::each])
-
-
-def _program(call: FollowedCall, parts: tuple[Value, ...]) -> _Program:
-    """The program in which the outputs of all steps are parts of one tensor."""
-    recording, first = call.recording, parts[0]
-    stacked = torch.stack([recording.tensor(part) for part in parts])
-    memory = max(recording.numbers) + 1
-    values = Value(memory, first.dtype, stacked.shape, stacked.stride())
-    known = [recording.seen[part] for part in parts]
-    axes = dict.fromkeys(axis for one in known for axis in one.planes)
-    nothing = torch.full(first.shape, -1.0)
-    planes = {
-        axis: torch.stack([one.planes.get(axis, nothing).expand(first.shape) for one in known])
-        for axis in axes
-    }
-    seen = recording.seen | {values: Coordinates(stacked.shape, planes)}
-    program = _Program(recording, values, {one.memory: k for k, one in enumerate(parts)})
-    program.kinds[memory] = Kind.LINEAR
-    numbers = recording.numbers | {memory: stacked.untyped_storage()}
-    program.run()
-    program.recording = Recording(
-        operations=program.operations,
-        given=[*recording.given, values],
-        output=recording.output,
-        calls=recording.calls,
-        seen=seen,
-        numbers=numbers,
-        made_at=recording.made_at,
-    )
-    return program
 
 
 def _pairs(
