@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from dsf.inspection.errors import InspectionError
+from dsf.inspection.errors import InspectionError, listed
 
 Chosen = int | str | slice | Sequence[int | str | slice] | None
 SHOWN = 6
@@ -21,11 +21,11 @@ def chosen_layers(names: Sequence[str], wanted: Chosen, *, order: str = "") -> s
     for each in _several("layers", wanted):
         matching = _matching(names, each)
         if not matching:
-            listed = ", ".join(f"{k} {name}" for k, name in enumerate(names[:SHOWN]))
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            numbered = [f"{k} {name}" for k, name in enumerate(names)]
             raise InspectionError(
-                f"layers: {_written(each)!r} is none of the {len(names)} layers, which are "
-                f"{order}{listed}{more}. Give numbers, slices, names or patterns such as '*.0.*'."
+                f"layers: {_written(each)!r} is none of the {len(names)} layers, which are {order}"
+                f"{listed(numbered, SHOWN)}. Give numbers, slices, names or patterns such as "
+                "'*.0.*'."
             )
         found.update(matching)
     return found

@@ -1,6 +1,7 @@
 """The errors that an inspection raises."""
 
 import math
+from collections.abc import Sequence
 
 
 class InspectionError(ValueError):
@@ -50,6 +51,12 @@ def is_fault(error: BaseException) -> bool:
     code = where.tb_frame.f_code
     # A function that is heard was called by a model: its arguments are not ours.
     return "/dsf/inspection/" in code.co_filename and code.co_name != "hears"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def memory_ran_out(what: str, error: BaseException) -> InspectionMemoryError:

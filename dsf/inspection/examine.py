@@ -38,6 +38,7 @@ from dsf.inspection.errors import (
     UnreadableError,
     in_words,
     is_fault,
+    listed,
 )
 from dsf.inspection.families.registry import Known, candidates, known_modules
 from dsf.inspection.further_mixers import Further, probe_all, tried
@@ -556,19 +557,17 @@ def _of_nothing(
     refused = [part for _, part in made.refused]
     if wrong := [part.formula for part in refused if part.formula is not None]:
         return ReconstructionError("; ".join(part.reason for part in refused), max(wrong))
-    listed = "; ".join(f"{part.name} ({part.kind}): {part.reason}" for part in missed)
-    if listed:
-        seen = f"Modules that look like token mixers but could not be read: {listed}."
+    if missed:
+        reasons = "; ".join(f"{part.name} ({part.kind}): {part.reason}" for part in missed)
+        seen = f"Modules that look like token mixers but could not be read: {reasons}."
     elif not found.asked:
         seen = "No module of it looks like a token mixer."
     elif not found.modules and found.front:
-        few = ", ".join(found.front[:FEW])
-        more = f" and {len(found.front) - FEW} more" if len(found.front) > FEW else ""
         seen = (
             "Tokens meet in it only where fewer tokens are made of them, or before that, as in a "
-            f"front end of convolutions: {few}{more}. Behind it no module mixes tokens. Give a "
-            "larger input if it shrinks to a single token, or pass probe=(path,) to read one of "
-            "these modules."
+            f"front end of convolutions: {listed(found.front, FEW)}. Behind it no module mixes "
+            "tokens. Give a larger input if it shrinks to a single token, or pass probe=(path,) to "
+            "read one of these modules."
         )
     elif not found.modules:
         taken = [f"axis {axis} of {name}" for name, axis in found.channels.items()]

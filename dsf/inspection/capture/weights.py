@@ -22,6 +22,7 @@ from dsf.inspection.errors import (
     NothingCapturedError,
     UnreadableError,
     in_words,
+    listed,
 )
 
 # Activations in 8 bits leave a hundredth; a transposed or scaled weight leaves more than a tenth.
@@ -250,16 +251,16 @@ def check_runnable(model: nn.Module) -> None:
     empty = [name for name, part in parts if is_lazy(part) or part.is_meta]
     if empty:
         raise InspectionError(
-            f"the model has weights without data: {_listed(empty)}. They are on the meta device, "
-            "as offloaded weights are, or not initialised: load the checkpoint without offloading "
-            "(device_map='cpu' or none; where it does not fit into memory by "
+            f"the model has weights without data: {listed(empty, SHOWN)}. They are on the meta "
+            "device, as offloaded weights are, or not initialised: load the checkpoint without "
+            "offloading (device_map='cpu' or none; where it does not fit into memory by "
             "dsf.loading.load_model(..., mapped=True)), and run a lazy module once."
         )
     bad = [name for name, part in parts if "mask" not in name and not is_finite(part)]
     if bad:
         raise NonFiniteWeightsError(
-            f"the model holds weights that are NaN or infinite: {_listed(bad)}. No statement about "
-            "its layers would mean anything; load another checkpoint or repair these tensors."
+            f"the model holds weights that are NaN or infinite: {listed(bad, SHOWN)}. No statement "
+            "about its layers would mean anything; load another checkpoint or repair these tensors."
         )
 
 
@@ -271,8 +272,3 @@ def is_finite(part: Tensor) -> bool:
         part = part.to(torch.float32)
     # A sum is quicker than a comparison of every number, but it may itself overflow.
     return bool(part.detach().sum().isfinite()) or bool(part.isfinite().all())
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
