@@ -190,8 +190,11 @@ def model_input(
         if device is not None or dtype is not None:
             model = deepcopy(model).to(device=device, dtype=dtype)
     else:
+        texts = [text] if isinstance(text, str) else list(text or ())
+        if isinstance(messages, Sequence):
+            texts = [str(one.get("content", "")) for one in messages if isinstance(one, Mapping)]
         loaded = loading.load_model(
-            model, revision=options.get("revision"), dtype=dtype, texts=_texts(text, messages)
+            model, revision=options.get("revision"), dtype=dtype, texts=texts
         )
         model = loaded.model if device is None else loaded.model.to(device)
         identity, notes = loaded.identity, loaded.notes
@@ -307,12 +310,6 @@ def number_type(dtype: Any, where: str) -> torch.dtype | None:
     return found
 
 
-def _texts(text: Any, messages: Any) -> list[str]:
-    if isinstance(messages, Sequence):
-        return [str(each.get("content", "")) for each in messages if isinstance(each, Mapping)]
-    return [text] if isinstance(text, str) else list(text or ())
-
-
 def _encoded(tokenizer: Any, text: Any, messages: Any, where: str) -> dict[str, Any]:
     if messages is not None:
         if not getattr(tokenizer, "chat_template", None):
@@ -330,14 +327,8 @@ def _encoded(tokenizer: Any, text: Any, messages: Any, where: str) -> dict[str, 
         return dict(tokenizer(samples, return_tensors="pt"))
     # On the right, where later tokens change nothing before them: a recurrence without a mask
     # passes the padding last. Any number does as padding, since the mask hides it.
-    pad = next(
-        (
-            number
-            for name in ("pad_token_id", "eos_token_id")
-            if (number := getattr(tokenizer, name, None)) is not None
-        ),
-        0,
-    )
+    numbers = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+    pad = next((each for each in numbers if each is not None), 0)
     ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=pad)
     lengths = torch.tensor([len(row) for row in rows])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
@@ -538,12 +529,11 @@ def _wants_a_card(model: nn.Module) -> str:
     """What is likely to be the cause where modules of flash-linear-attention have no card."""
     if torch.accelerator.is_available():
         return ""
-    of_fla = any(type(part).__module__.partition(".")[0] == "fla" for part in model.modules())
+    if not any(type(part).__module__.partition(".")[0] == "fla" for part in model.modules()):
+        return ""
     return (
         " Its modules are those of flash-linear-attention, whose Triton kernels need a card, and "
         "this machine has none that torch can use: run it where there is one."
-        if of_fla
-        else ""
     )
 
 

@@ -691,16 +691,18 @@ def _not_finite(layer: Captured) -> str:
 def _worded(layer: Captured, error: float, tolerance: float, compared_with: str = IN_DOUBLE) -> str:
     if not math.isfinite(largest(layer.output)):
         return _not_finite(layer)
+    cause = (
+        "Its map would not be the layer's: the module does not compute what its family does, in "
+        "this release of its library or after a change to it. Upgrade the library, read it with an "
+        "adapter of its own, or report it."
+    )
     if any(map(is_cache, layer.arguments.values())):
-        return (
-            f"{_who(layer)}: the rebuilt layer differs by {error:.1e} relative from "
-            f"{compared_with}, above the tolerance of {tolerance:.0e}. It was called with a cache: "
-            "either what the cache holds of earlier tokens is not read, or the module continues "
-            "one in another way than it begins. Run the whole sequence without one."
+        cause = (
+            "It was called with a cache: either what the cache holds of earlier tokens is not "
+            "read, or the module continues one in another way than it begins. Run the whole "
+            "sequence without one."
         )
     return (
         f"{_who(layer)}: the rebuilt layer differs by {error:.1e} relative from {compared_with}, "
-        f"above the tolerance of {tolerance:.0e}. Its map would not be the layer's: the "
-        "module does not compute what its family does, in this release of its library or after a "
-        "change to it. Upgrade the library, read it with an adapter of its own, or report it."
+        f"above the tolerance of {tolerance:.0e}. {cause}"
     )

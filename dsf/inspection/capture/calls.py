@@ -6,7 +6,7 @@ to read: the same in float64, with ``Weights`` that convert a parameter when it 
 
 import inspect as signatures
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache, partial
@@ -245,11 +245,9 @@ def given_to(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """The arguments of a forward pass by the names that the class of the module gives them."""
     # A plain function in the place of forward, as wrappers put there, may name them otherwise.
     if "forward" in vars(module):
-        try:
+        with suppress(TypeError):  # it is called in another way than those of its class
             named = bound(type(module).forward, (module, *args), kwargs)
-        except TypeError:  # it is called in another way than those of its class
-            return bound(module.forward, args, kwargs)
-        return dict(list(named.items())[1:])
+            return dict(list(named.items())[1:])
     return bound(module.forward, args, kwargs)
 
 

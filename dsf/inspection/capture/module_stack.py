@@ -182,10 +182,7 @@ class History:
         if not (changed or in_place):
             yield
             return
-        with (
-            self._lock,
-            undone(in_place),
-        ):  # others may set back the same modules, on another thread
+        with self._lock, undone(in_place):  # others may set back the same, on another thread
             now = {(one, name): _kept_in(one).get(name, _GONE) for one, name in changed}
             then = {(one, name): self._now[one].get(name, _GONE) for one, name in changed}
             for at, one, name, before in reversed(self._changes):

@@ -387,8 +387,8 @@ def _finish(_layer: Captured, mixed: Tensor) -> Tensor:
     return mixed.squeeze(-1)
 
 
-def _adapter(read: Any, **others: Any) -> Adapter:
-    return Adapter(families={}, read=read, takes="x", **{"finish": _finish, **others})
+def _adapter(read: Any, *axes: str, finish: Any = _finish) -> Adapter:
+    return Adapter(families={}, read=read, finish=finish, takes="x", axes=axes)
 
 
 def _inside(names: Iterable[str], *places: str) -> dict[str, tuple[str, ...]]:
@@ -429,7 +429,7 @@ STRUCTURES = (
     Structure(
         "LRU",
         "lru",
-        _adapter(_read_lru, axes=("sample",)),
+        _adapter(_read_lru, "sample"),
         {"nu_log": "state", "theta_log": "state", **VECTORS},
         combinations(real_factor=(1, 2)),
         called={name: (f"{name}_re", f"{name}_real") for name in VECTORS}
@@ -438,7 +438,7 @@ STRUCTURES = (
     Structure(
         "S5",
         "s5",
-        _adapter(_read_s5, axes=("sample",)),
+        _adapter(_read_s5, "sample"),
         {"Lambda": "state", **VECTORS, "log_step": "state 1?"},
         combinations(real_factor=(1, 2), rule=RULES),
         called=_inside(("Lambda_im", "B", "C", "D", "log_step"), "seq", "ssm") | {"Lambda": POLES},
@@ -446,7 +446,7 @@ STRUCTURES = (
     Structure(
         "S4D",
         "s4d",
-        _adapter(_read_s4d, finish=_finish_s4d, axes=("sample", "channel")),
+        _adapter(_read_s4d, "sample", "channel", finish=_finish_s4d),
         {
             "log_dt": "width",
             "log_A_real": "width state",

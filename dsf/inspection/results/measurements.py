@@ -272,7 +272,9 @@ def _of_layer(layer: Layer, tokens: Tensor, padding: Tensor | None) -> Iterator[
     if note is not None:
         yield {"layer": layer.name, "note": note}
         return
-    even = _even(system, steps)
+    # The map that weighs all tokens alike which this one may read.
+    even = torch.ones(steps, steps, dtype=torch.float64, device=system.device)
+    even = even if bool((measures.largest_ahead(system) > 0).any()) else even.tril()
     if padding is None:
         scores = _scores(system, tokens, even)
     else:
@@ -324,12 +326,6 @@ def _no_scores(layer: Layer, samples: int, steps: int) -> str | None:
     if system.input_size != 1 or system.output_size != 1:
         return "it has no map with one number for two tokens"
     return None
-
-
-def _even(system: Operator, steps: int) -> Tensor:
-    """The map that weighs all tokens alike which this one may read."""
-    ones = torch.ones(steps, steps, dtype=torch.float64, device=system.device)
-    return ones if bool((measures.largest_ahead(system) > 0).any()) else ones.tril()
 
 
 def erasers_of(layer: Layer, *, query: int, key: int, head: int, sample: int) -> tuple[Eraser, ...]:
