@@ -177,16 +177,12 @@ def model_input(
     notes: tuple[str, ...] = ()
     tokenizer: Any = options.get("tokenizer")
     if tokenizer is not None and not is_tokenizer(tokenizer):
-        raise InspectionError(
-            f"{where}: 'tokenizer' expected a tokenizer of transformers, got "
-            f"{type(tokenizer).__name__}."
-        )
+        got = type(tokenizer).__name__
+        raise unlike(where, "tokenizer", "a tokenizer of transformers", got)
     if isinstance(model, nn.Module):
         model = uncompiled(model)
         if "revision" in options:
-            raise InspectionError(
-                f"{where}: 'revision' expected a hub id as the model, got a module."
-            )
+            raise unlike(where, "revision", "a hub id as the model", "a module")
         if device is not None or dtype is not None:
             model = deepcopy(model).to(device=device, dtype=dtype)
     else:
@@ -233,15 +229,18 @@ def model_input(
     )
 
 
+def unlike(where: str, name: str, expected: str, got: str) -> InspectionError:
+    """The error for an argument that is something else than what it is to be."""
+    return InspectionError(f"{where}: '{name}' expected {expected}, got {got}.")
+
+
 def _check_device(device: Any, where: str) -> None:
     try:
         torch.empty(0, device=device)  # None is that of torch
     except Exception as error:
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise InspectionError(
-            f"{where}: 'device' expected a device of this machine, such as 'cpu', got {device!r} "
-            f"({reason})."
-        ) from error
+        what = "a device of this machine, such as 'cpu'"
+        raise unlike(where, "device", what, f"{device!r} ({reason})") from error
 
 
 def is_tokenizer(value: Any) -> bool:
@@ -276,15 +275,11 @@ def _first_place(
     ):
         doubled = sorted(inputs[0].keys() & named.keys())
         if doubled:
-            raise InspectionError(
-                f"{where}: '{doubled[0]}' expected one value, got two: by its name and in the "
-                "mapping. Pass one of them."
-            )
+            got = "two: by its name and in the mapping. Pass one of them"
+            raise unlike(where, doubled[0], "one value", got)
         named, inputs = {**inputs[0], **named}, inputs[1:]
     if text is not None and not (_is_text(text) and all([text] if text == "" else text)):
-        raise InspectionError(
-            f"{where}: 'text' expected a text that is not empty, or several, got {text!r}."
-        )
+        raise unlike(where, "text", "a text that is not empty, or several", repr(text))
     return text, inputs, named
 
 
@@ -304,9 +299,7 @@ def number_type(dtype: Any, where: str) -> torch.dtype | None:
     """Return a number type that may be given by its name, such as "bfloat16"."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise InspectionError(
-            f"{where}: 'dtype' expected a number type such as torch.bfloat16, got {dtype!r}."
-        )
+        raise unlike(where, "dtype", "a number type such as torch.bfloat16", repr(dtype))
     return found
 
 
@@ -340,9 +333,7 @@ def _generated(
 ) -> dict[str, Any]:
     """The named arguments, followed by ``count`` tokens that the model generates greedily."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise InspectionError(
-            f"{where}: 'generate' expected a number of tokens above zero, got {count!r}."
-        )
+        raise unlike(where, "generate", "a number of tokens above zero", repr(count))
     ids = numbers_in(inputs, named)
     if not callable(getattr(model, "generate", None)) or not isinstance(ids, Tensor):
         raise InspectionError(
@@ -351,10 +342,8 @@ def _generated(
         )
     mask = named.get(MASK, torch.ones_like(ids))
     if not bool(mask.bool().all()):
-        raise InspectionError(
-            f"{where}: 'generate' expected texts of one length, got padded ones. Pass one text at "
-            "a time."
-        )
+        got = "padded ones. Pass one text at a time"
+        raise unlike(where, "generate", "texts of one length", got)
     with isolated(model):
         whole = model.generate(
             ids, attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False
