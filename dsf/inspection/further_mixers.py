@@ -80,14 +80,9 @@ class Further:
 
     def replaces(self, call: Call) -> bool:
         """Whether another map of the forward pass in which a call ran takes its place."""
-        return (
-            call not in self.calls
-            and call not in self.on_probed
-            and any(
-                call.invocation is not None and call.invocation is one.invocation
-                for one in self.calls
-            )
-        )
+        if call.invocation is None or call in self.calls or call in self.on_probed:
+            return False
+        return any(call.invocation is one.invocation for one in self.calls)
 
     def covers(self, time: int) -> bool:
         """Whether what happened at a time happened inside of a module that was read."""
@@ -290,7 +285,7 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
 
 def _explained(invocation: Invocation, held: Held, driven: Driven) -> int:
     """How many of its outputs a module makes of the response alone, from the first."""
-    recording, loop = driven.recording, driven.ports.loop
+    recording, besides = driven.recording, driven.ports.besides
     further = outputs_of(recording, invocation)[1:]
     kept = {one for one in further if one is not None}
     if not kept:
@@ -305,8 +300,7 @@ def _explained(invocation: Invocation, held: Held, driven: Driven) -> int:
             kept = {
                 one
                 for one in kept
-                if torch.equal(now[one], recording.tensor(one))
-                or (loop is not None and one in loop.besides)
+                if one in besides or torch.equal(now[one], recording.tensor(one))
             }
     except (UnclearError, UnreadableError):
         return 1

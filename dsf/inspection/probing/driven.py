@@ -819,6 +819,10 @@ class Ports:
     loop: Loop | None = None
     factors: Mapping[Value, str] = field(default_factory=dict)
 
+    @property
+    def besides(self) -> tuple[Value, ...]:
+        return () if self.loop is None else self.loop.besides
+
 
 class Driven:
     """The function from values to response between two places of a recorded call."""
@@ -865,8 +869,7 @@ class Driven:
 
     def besides(self, exchanged: Exchanges) -> list[Exchanged]:
         """What keeps further outputs that are linear in the values, but for what others add."""
-        wanted = self.ports.loop.besides if self.ports.loop is not None else ()
-        if not wanted:
+        if not (wanted := self.ports.besides):
             return []
         nothing = _exchanged(self.ports.value, self.value, torch.zeros_like)
         rest, other = (self.linear.replay([*each, nothing], wanted) for each in ([], exchanged))
