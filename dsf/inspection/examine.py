@@ -427,7 +427,7 @@ class _Rebuilding:
                     with made.refusing(call, name, strict=strict):
                         self._add(made, call, build(), takes=adapter.takes)
         if not made.refused:
-            call.let_go()
+            call.arguments, call.output, call.surroundings = {}, None, None
         return made
 
     def _add(self, made: _Rebuilt, call: Call, layer: InspectedLayer, *, takes: str = "") -> None:

@@ -177,9 +177,6 @@ class Call:
     draws: bool = False
     around: Tensor | None = None
 
-    def let_go(self) -> None:
-        self.arguments, self.output, self.surroundings = {}, None, None
-
     @property
     def first_output(self) -> Tensor:
         return call_output(self.output)

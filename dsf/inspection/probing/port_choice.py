@@ -299,7 +299,7 @@ class PortSearch:
         if len(found) != 1:
             return None
         ((axis, columns, places, is_one_sided),) = found
-        best = next(iter(self._pairs(given, columns, frozenset(), places) or ()), None)
+        best = next(iter(self._pairs(given, columns, frozenset(), places)), None)
         is_last = axis == len(given.shape) - 1
         if best is None or (not is_one_sided and (is_last or not best.is_apart)):
             return None
@@ -311,8 +311,8 @@ class PortSearch:
     ) -> list[Found]:
         """The pairs of one tensor with places that are known to be linear in it."""
         later = self._places(value, layout, has_own_rows=True)
-        later = {one: place for one, place in later.items() if is_linear(one)}
-        return (self._pairs(value, layout, frozenset(), later) if later else None) or []
+        linear = {one: place for one, place in later.items() if is_linear(one)}
+        return self._pairs(value, layout, frozenset(), linear) if linear else []
 
     def _all_tried(self, *, has_own_rows: bool) -> Iterator[list[Found]]:
         """The pairs from every tensor, to places with its tokens or with other rows."""
@@ -371,17 +371,21 @@ class PortSearch:
             return max((self._time(one) for one in pairs), default=-math.inf)
 
         whole = self._pairs(value, layout, frozenset(), later)
-        if whole is not None:
-            yield whole
-        if end(whole or []) < max(self._read_at[one] for one in later):
+        yield whole
+        if end(whole) < max(self._read_at[one] for one in later):
             yield self._given_factors(value, layout, later)
-        groups = list(self._groups(value))
+        # The operations that read a tensor, together where one line of code reads it often.
+        by_line: dict[tuple[str, str, str], list[int]] = {}
+        for number in self._recording.readers(value):
+            one = self._recording.operations[number]
+            by_line.setdefault((one.place, one.name, one.path), []).append(number)
+        groups = [*by_line.values()]
         if not 1 < len(groups) <= MOST_GROUPS:
             return
 
         def exchanged(chosen: list[list[int]]) -> list[Found]:
             kept = frozenset(use for group in groups if group not in chosen for use in group)
-            return self._pairs(value, layout, kept, later) or []
+            return self._pairs(value, layout, kept, later)
 
         # The place up to which one of them is affine alone is not given up for further ones.
         alone = [(exchanged([group]), group) for group in groups]
@@ -402,16 +406,7 @@ class PortSearch:
         ]
         factors = factors_of(self._recording, value, changed, later, self._rounding)
         held = {one: self._worded(one) for one in factors}
-        return (self._pairs(value, layout, frozenset(), later, held) if held else None) or []
-
-    def _groups(self, value: Value) -> Iterator[list[int]]:
-        """The operations that read a tensor, together where one line of code reads it often."""
-        by_line: dict[tuple[str, str, str], list[int]] = {}
-        for number in self._recording.readers(value):
-            operation = self._recording.operations[number]
-            line = operation.place, operation.name, operation.path
-            by_line.setdefault(line, []).append(number)
-        yield from by_line.values()
+        return self._pairs(value, layout, frozenset(), later, held) if held else []
 
     @at_rest()
     def _pairs(
@@ -421,31 +416,27 @@ class PortSearch:
         kept: frozenset[int],
         later: Places,
         factors: Mapping[Value, str] = MappingProxyType({}),
-    ) -> list[Found] | None:
+    ) -> list[Found]:
         """The pairs with a tensor that is exchanged but in ``kept`` places."""
-        # None if the module is affine from it to none of the places where tokens of it mix.
         trial = _Exchanged(self._recording, value, layout, kept, factors)
         values, step = trial.values, trial.step
         one = trial.moved(values + step, later)
         other = trial.moved(values - driven.PAIRED * step, later)
-        affine, moved = {}, []
+        affine = {}
         for response, place in later.items():
             size = one[response].abs().max()
             if not size > self._limit(response, place):
                 continue
-            moved.append(response)
             apart = (other[response] + driven.PAIRED * one[response]).abs().max()
             bent = (apart / (driven.PAIRED * size)).item()
             if bent <= self._rounding:
                 affine[response] = place
             else:
                 self._bent[f"{self._worded(value)} to {self._worded_place(response)}"] = bent
-        if not affine:
-            return None if moved else []
         ends = dict.fromkeys((0, layout.sizes[1] // 2, layout.sizes[1] - 1))
-        keeps = factors or not self._has_mixing  # each token may be mapped to itself
-        mixing = affine if keeps else self._mixing(trial, affine, ends)
-        return self._ranked(trial, mixing) if mixing else None
+        if affine and not factors and self._has_mixing:  # else each token may be mapped to itself
+            affine = self._mixing(trial, affine, ends)
+        return self._ranked(trial, affine) if affine else []
 
     def _mixing(self, trial: "_Exchanged", places: Places, tokens: Iterable[int]) -> Places:
         """The places where others move when one of some tokens is exchanged."""

@@ -83,14 +83,12 @@ class Table(Sequence[Record]):
         return f"{_html(*self._shown())}<p>{escape(self._counted())}</p>"
 
     def _shown(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        columns = self.columns
-        if len(self) <= SHOWN:
-            return columns, [_cells(record, columns) for record in self]
-        first, last = (
-            [_cells(record, columns) for record in part]
-            for part in (self.records[:ENDS], self.records[-ENDS:])
-        )
-        return columns, [*first, ("…",) * len(columns), *last]
+        columns, is_long = self.columns, len(self) > SHOWN
+        shown = (*self.records[:ENDS], *self.records[-ENDS:]) if is_long else self.records
+        rows = [_cells(record, columns) for record in shown]
+        if is_long:
+            rows.insert(ENDS, ("…",) * len(columns))
+        return columns, rows
 
     def _counted(self) -> str:
         return f"{len(self):,} record{'s' * (len(self) != 1)}"

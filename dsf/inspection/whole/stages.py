@@ -155,10 +155,6 @@ class Chain:
             x = stage(x)
         return x
 
-    @property
-    def keeps_tokens_apart(self) -> bool:
-        return not any(isinstance(stage, Filter) for stage in self.stages)
-
     def at(self, tokens: Int[Tensor, " some"]) -> "Chain":
         """The same for some tokens only, of stages that keep tokens apart."""
         stages = (stage.at(tokens) if isinstance(stage, Scale) else stage for stage in self.stages)
@@ -523,7 +519,7 @@ class Contributions:
             by_sample = answers.reshape(self._samples, -1, *answers.shape[-4:])
             vectors = by_sample.permute(4, 0, 2, 1, 3, 5).flatten(3)  # column sample row width
             if self.leave is not None:
-                if not self.leave.keeps_tokens_apart:
+                if any(isinstance(stage, Filter) for stage in self.leave):
                     raise TypeError(
                         "contribution_norms: behind a mixer only Project, Scale and Centre stages "
                         "act on every token alone, but the adapter gave a Filter."
