@@ -338,15 +338,14 @@ def _unread(
         if reason and not isinstance(one.module, torch.jit.ScriptModule):
             formula = None if one.is_finite else math.nan
             shown.append(Unsupported(one.name, described(one.module), reason, formula))
-    known = {one.name for one in shown}
-    if type(model).__name__ in known or "" in further.failed:
-        known.add(THE_MODEL)
     if not found.asked:
         shown += [
             Unsupported(path, described(model.get_submodule(path)), words)
             for path, words in further.failed.items()
         ]
-        known |= set(further.failed)
+    known = {one.name for one in shown}
+    if type(model).__name__ in known or "" in further.failed:
+        known.add(THE_MODEL)
     named = [one for one in not_read(model, called, read) if one.name not in known]
     return [*shown, *named]
 

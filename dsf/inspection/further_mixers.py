@@ -7,7 +7,6 @@ Modules that mix tokens and fit no family are probed with unit values, within a 
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -212,15 +211,13 @@ def probe_all(
             continue
         made, failed, budget.is_short = list[_Probed](), "", False
         for invocation, held in one.runs:
-            call = call_of(path, invocation)
             worth = partial(share_of_probed, invocation, held, most=FIRST_DRAWS)
             prober = Prober(Probe(), budget, ports, worth=worth)
             # No part of what has mixers inside that were read, such as a model of the library.
             least = ALL if one.is_read or is_known or inside else LEAST
             try:
-                made.append(_probe(call, held, prober, limits, least=least))
-                driven = prober.driven
-                if one.is_read and not one.mixes and driven is not None and driven.ports.factors:
+                made.append(_probe(call_of(path, invocation), held, prober, limits, least=least))
+                if one.is_read and not one.mixes and prober.driven.ports.factors:
                     raise UnreadableError("an attention in it was read, which says more")
             except InspectionError as error:
                 failed = f"It was probed, but {str(error).rstrip('.')}"
@@ -255,11 +252,12 @@ def _is_probed(one: ModuleFinding, instead_of: Sequence[Call]) -> bool:
 def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: float) -> _Probed:
     adapter = Adapter(families={}, read=prober.read, finish=prober.finish)
     run = call.invocation
-    with nullcontext() if run is None else run.as_it_began():
+    assert run is not None  # noqa: S101  # of ``call_of``
+    with run.as_it_began():
         (layer,) = (build() for _, build in rebuild(call, adapter, FAMILY, limits))
     driven = prober.driven
-    share = math.nan if driven is None or run is None else share_of_probed(run, held, driven)
-    if driven is None or run is None or math.isnan(share):
+    share = share_of_probed(run, held, driven)
+    if math.isnan(share):
         raise UnreadableError("it is not known which share of a token's effect its map explains")
     if share < least:
         value, response = driven.ports.names

@@ -279,7 +279,7 @@ class ModuleStack:
 
     def count_product(self) -> int:
         """How many products the innermost module has computed itself, this call of it."""
-        frame = None if self.module is None else self.frame_of(self.module)
+        frame = self.frame_of(self.module)
         if frame is None:
             return 0
         frame.products += 1

@@ -160,7 +160,6 @@ class Prober:
         self._probe, self._worth = probe, worth
         self._budget = Budget() if budget is None else budget
         self._known: dict[Program, Ports] = {} if known is None else known
-        self.driven: Driven | None = None
 
     def read(self, layer: Captured) -> StoredMap:
         self.driven, rounding = self._chosen(layer)
@@ -195,7 +194,6 @@ class Prober:
             response = response.sum(dim=2).squeeze(-1).mT
         else:
             response = response.transpose(1, 2).flatten(2)
-        assert self.driven is not None  # noqa: S101  # what was read is finished
         return self.driven.output(response + self._linear.rest)
 
     def _chosen(self, layer: Captured) -> tuple[Driven, float]:
