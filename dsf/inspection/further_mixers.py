@@ -292,8 +292,7 @@ def _explained(invocation: Invocation, held: Held, driven: Driven) -> int:
     try:
         for draw in replay.draws(invocation):
             cells = replay.cells_drawn(invocation, draw)
-            others = other_tokens(recording, cells, draw)
-            new = [*others, *kept_in(recording, invocation, held, cells)]
+            new = replaced(recording, invocation, held, cells, draw)
             now = recording.replay([*new, driven.with_response(lambda _: response)], kept)
             kept = {
                 one
@@ -367,8 +366,7 @@ def _share_in_replays(
         after = Repetition(outputs=[None if one is None else now[one] for one in outputs])
         return replay.moved_between(invocation, cells, recorded, after, of_tokens=draw != 0)
 
-    new = other_tokens(recording, cells, draw)
-    new = [*new, *kept_in(recording, invocation, held, cells)]
+    new = replaced(recording, invocation, held, cells, draw)
     every = moved_with(new)
     if real is not None:
         first = next(filter(are_numbers, invocation.outputs))
@@ -385,7 +383,7 @@ def _share_in_replays(
         of_tokens = {*driven.value.token_axes} & {*driven.response.token_axes}
         if draw == 0 and of_tokens and not _elsewhere(response, moved, own.squeeze(-1)):
             return 0.0  # a map of each token to itself, behind which they meet
-        spilled = max(spilled, _behind_response(recording, invocation, held, driven))
+        spilled = max(spilled, _behind_response(invocation, held, driven))
         own = torch.zeros_like(own)
 
     def kept(now: Tensor) -> Tensor:
@@ -398,18 +396,17 @@ def _share_in_replays(
     return min(replay.share_of(every, left), 1 - spilled)
 
 
-def _behind_response(
-    recording: Recording, invocation: Invocation, held: Held, driven: Driven
-) -> float:
+def _behind_response(invocation: Invocation, held: Held, driven: Driven) -> float:
     """How much of what a row of the response moves lies in other rows of the output, 0 to 1."""
     # New tokens, as of patches, may meet behind a map that makes them of those of the input.
-    rows, output = driven.put_out, recording.first_output
+    recording, rows = driven.recording, driven.put_out
     if rows is None or not set(rows.token_axes) & set(driven.response.token_axes):
         return 0.0
     _, response, before = driven.original()
     row, kept = response.shape[1] // 2, kept_in(recording, invocation, held, ())
     new = response.clone()
     new[:, row] += response.square().mean().sqrt()
+    output = recording.first_output
     after = recording.replay([*kept, driven.with_response(lambda _: new)], [output])[output]
     own = rows.rows_of(row, driven.response).expand(rows.sizes[:2])
     return _elsewhere(rows.arranged(before), rows.arranged(after), own)
@@ -424,8 +421,10 @@ def _rounding(numbers: Tensor) -> float:
     return min(ROUNDINGS * torch.finfo(numbers.dtype).eps, LEAST_ALIKE)
 
 
-def other_tokens(recording: Recording, cells: Sequence[Cell], draw: int) -> Exchanges:
-    """What puts other numbers in the place of tokens of what a module was given."""
+def replaced(
+    recording: Recording, invocation: Invocation, held: Held, cells: Sequence[Cell], draw: int
+) -> Exchanges:
+    """What replaces tokens of what a module was given, while held mixers return what they did."""
     rng = torch.Generator().manual_seed(replay.SEED + 1 + abs(draw))
     found: list[Exchanged] = []
     for value in dict.fromkeys(recording.given):
@@ -435,7 +434,7 @@ def other_tokens(recording: Recording, cells: Sequence[Cell], draw: int) -> Exch
             found.append(instead(value, new))
     if not found:
         raise UnclearError("none of its tokens could be replaced")
-    return found
+    return [*found, *kept_in(recording, invocation, held, cells)]
 
 
 def outputs_of(recording: Recording, invocation: Invocation) -> list[Value | None]:

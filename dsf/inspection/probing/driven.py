@@ -834,7 +834,7 @@ class Driven:
         if value is None or response is None:
             raise UnreadableError("its values or its response have no tokens")
         self.recording, self.ports, self.passes = call.recording, ports, 0
-        self.choices = call.choices
+        self.choices, self.rounding = call.choices, call.rounding
         self.linear = call.recording if ports.loop is None else ports.loop.linear
         self.value, self.response = value, response
         self.put_out = call.layout(call.recording.first_output)

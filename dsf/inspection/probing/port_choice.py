@@ -185,16 +185,10 @@ def named(call: FollowedCall, value: Port, response: Port) -> Ports:
     (start, kept), (end, _) = value_at(call, value), value_at(call, response)
     names = value.where, response.where or "the output"
     enters, leaves = call.layout(start), call.layout(end)
-    are_whole = value.view is response.view is driven.as_it_is
-    if are_whole and enters is not None and leaves is not None and enters.fits(leaves):
+    if value.view is response.view is driven.as_it_is and enters and leaves and enters.fits(leaves):
         return Ports(start, end, kept, names)
-    return Ports(
-        start,
-        end,
-        kept,
-        names,
-        {start: driven.viewed(start, value), end: driven.viewed(end, response)},
-    )
+    layouts = {start: driven.viewed(start, value), end: driven.viewed(end, response)}
+    return Ports(start, end, kept, names, layouts)
 
 
 def value_at(call: FollowedCall, port: Port) -> tuple[Value, frozenset[int]]:

@@ -162,29 +162,28 @@ class Prober:
         self._known: dict[Program, Ports] = {} if known is None else known
 
     def read(self, layer: Captured) -> StoredMap:
-        self.driven, rounding = self._chosen(layer)
-        values, _, _ = self.driven.original()
-        operations = self.driven.operations
+        self.driven = driven = self._chosen(layer)
+        values, _, _ = driven.original()
+        operations = driven.operations
         allow = partial(self._budget.check, operations)
         try:
             with at_rest():
-                self._linear = read_off(self.driven, values, rounding=rounding, allow=allow)
+                self._linear = read_off(driven, values, rounding=driven.rounding, allow=allow)
         finally:
-            self._budget.spent += self.driven.passes * share_of_pass(operations)
+            self._budget.spent += driven.passes * share_of_pass(operations)
         self._budget.stored += self._linear.weights.numel()
-        if self._probe.value is not None and not _mixes(self.driven, self._linear, rounding):
-            value, response = self.driven.ports.names
+        if self._probe.value is not None and not _mixes(driven, self._linear):
+            value, response = driven.ports.names
             raise UnreadableError(
                 f"between the ports '{value}' and '{response}' no token moves another, so there is "
                 "no map of tokens to read: name ports with the mixing of tokens between them, or "
                 "none, to have them found"
             )
-        width = self._linear.width
         return StoredMap(
             weights=in_float64(self._linear.weights),
             value=in_float64(_arranged(values, self._linear)),
-            axes=AXES.get(width, ("sample", "head")),
-            label=_label(self.driven, self._linear, rounding),
+            axes=AXES.get(self._linear.width, ("sample", "head")),
+            label=_label(driven, self._linear),
         )
 
     def finish(self, _: Captured, mixed: Shaped[Tensor, "*batch time 1 channel"]) -> Tensor:
@@ -196,8 +195,8 @@ class Prober:
             response = response.transpose(1, 2).flatten(2)
         return self.driven.output(response + self._linear.rest)
 
-    def _chosen(self, layer: Captured) -> tuple[Driven, float]:
-        """The function between the named or found ports, and what counts as rounding."""
+    def _chosen(self, layer: Captured) -> Driven:
+        """The function between the named or found ports."""
         value, response = (
             Port(port) if isinstance(port, str) else port
             for port in (self._probe.value, self._probe.response)
@@ -208,17 +207,17 @@ class Prober:
             are_whole = value.view is response.view is as_it_is and not response.where
             is_argument = are_whole and not value.name
             direct = value_among(call, wanted=value.argument) if is_argument else None
-            return Driven(call, direct or named(call, value, response)), call.rounding
+            return Driven(call, direct or named(call, value, response))
         is_alone = self._worth is None and response is None
         direct = value_among(call, fewest=2) if is_alone else None
         if direct is None:
             try:
-                return self._found(call, response), call.rounding
+                return self._found(call, response)
             except UnreadableError:
                 direct = value_among(call) if is_alone else None
                 if direct is None:
                     raise
-        return Driven(call, direct), call.rounding
+        return Driven(call, direct)
 
     def _found(self, call: FollowedCall, response: Port | None) -> Driven:
         """The function between the places that a search finds."""
@@ -296,23 +295,23 @@ def _arranged(values: Tensor, linear: Linear) -> Tensor:
     return by_head(values, linear.weights, linear.width)
 
 
-def _mixes(driven: Driven, linear: Linear, rounding: float) -> bool:
+def _mixes(driven: Driven, linear: Linear) -> bool:
     """Whether a map has weights besides those of every token for itself."""
     steps, reads = linear.weights.shape[-2:]
     if reads == 1 or steps != reads or not driven.has_own_rows:
         return True
     weights = linear.weights.abs()
     others = weights.masked_fill(torch.eye(steps, dtype=torch.bool, device=weights.device), 0)
-    return bool(others.max() > rounding * weights.max())
+    return bool(others.max() > driven.rounding * weights.max())
 
 
-def _label(driven: Driven, linear: Linear, rounding: float) -> str:
+def _label(driven: Driven, linear: Linear) -> str:
     steps, reads = linear.weights.shape[-2:]
     is_square = steps == reads and driven.has_own_rows
     weights, causal = linear.weights.abs(), ""
     if is_square:  # Fourier transforms leave traces of rounding
         ahead = (weights.triu(1).max() / weights.max()).item()
-        what = "causal up to rounding" if ahead <= rounding else "reads later tokens"
+        what = "causal up to rounding" if ahead <= driven.rounding else "reads later tokens"
         causal = f", {what} ({ahead:.0e})" if ahead != 0 else ", causal"
     affine = "" if not bool(torch.any(linear.rest)) else ", and a constant"
     operations = driven.recording.operations
