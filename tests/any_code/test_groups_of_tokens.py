@@ -259,7 +259,7 @@ def _edges_to(lands):
     return lambda model, x: lands(model.weigh(torch.cat([x[:, ONE], x[:, OTHER]], dim=-1)))
 
 
-OVERLAPPING = {"clusters that share their tokens", "means of beginnings, in a row"}
+OVERLAPPING = ("clusters that share their tokens", "means of beginnings, in a row")
 ITSELF = {way: _by_itself(run) for way, run in UNKNOWN_PLACES.items()}
 ITSELF |= {way: _by_itself(MANY_EACH[way]) for way in OVERLAPPING}
 ITSELF |= {way: _edges_to(lands) for way, lands in LANDS.items()}

@@ -311,7 +311,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     meetings: dict[InputAxis, Meeting] = {}
     planes: Planes = {}
     columns: Planes = {}
-    unknown: dict[InputAxis, list[int]] = {}
+    unknown: dict[InputAxis, set[int]] = {}
     met = set[InputAxis]()
     for part in parts:
         for axis, plane in part.columns.items():
@@ -333,7 +333,9 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             if found.meet and (pair := pair_of(before, part.planes, axis)):  # as scores are
                 planes[axis], columns[axis] = pair
             elif found.meet and not are_each_once(before | part.planes | planes, axis):
-                unknown[axis] = varying(found.plane)
+                tokens = [x for x in planes if x.source is axis.source and not counts_samples(x)]
+                features = {-1} if len(tokens) > 1 else set[int]()  # such as coordinates of each
+                unknown[axis] = {*varying(found.plane)} - features
             if found.is_of_one:
                 met.add(axis)
         met |= part.met
