@@ -333,8 +333,10 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             if found.meet and (pair := pair_of(before, part.planes, axis)):  # as scores are
                 planes[axis], columns[axis] = pair
             elif found.meet and not are_each_once(before | part.planes | planes, axis):
-                tokens = [x for x in planes if x.source is axis.source and not counts_samples(x)]
-                features = {-1} if len(tokens) > 1 else set[int]()  # such as coordinates of each
+                others = (p for x, p in part.planes.items() if x.source is axis.source)
+                inner = range(1, len(shape) - 1)
+                # Coordinates of each place are features of it.
+                features = {-1} if any(varies(p, k) for p in others for k in inner) else set()
                 unknown[axis] = {*varying(found.plane)} - features
             if found.is_of_one:
                 met.add(axis)
