@@ -347,12 +347,12 @@ def test_a_token_that_is_sent_to_a_sequence_with_or_without_samples(samples, sha
 
 
 @pytest.mark.parametrize("fault", [NameError, AttributeError, TypeError])
-@pytest.mark.parametrize("name", ["moved_between", "_note_spill", "with_other_tokens"])
+@pytest.mark.parametrize("name", ["moved_between", "Repetition.compare", "with_other_tokens"])
 def test_a_fault_of_the_inspection_is_called_one_and_ends_nothing(name, fault, monkeypatch):
     def wrong(*_given, **_named):
         raise fault("ours")
 
-    monkeypatch.setattr(replay, name, wrong)
+    monkeypatch.setattr(f"{replay.__name__}.{name}", wrong)
     wrong.__code__ = wrong.__code__.replace(co_filename=replay.__file__)
     model = drawn(Behind(lambda x: x + x.flip(1), "inside"))
     found = dsf.inspect(model, tokens(2, TOKENS, WIDTH), probe=())

@@ -107,19 +107,19 @@ class Moved:
         return self.elsewhere > self.limit or self.spilled > 0
 
 
-Spill = tuple[float, float]
-"""A change at other tokens than the replaced ones: the largest, relative to the largest number
-there, and its share of all that changed, 0 to 1."""
-
-
 @dataclass(eq=False)
 class Repetition:
     """One more forward pass of a module.
 
     Attributes:
+        cells: the tokens that are replaced.
+        rng: draws what replaces them.
         like: an earlier one without replaced tokens, in whose place the run is; None for the run.
+        of_slots: whether the cells are of what held mixers return, and none of its input.
         outputs: what it returned, left in attributes and wrote into what it was given, in the
             places of those of the run; None for each that it does not return now.
+        spills: changes at other tokens than the replaced ones: each the largest, relative to the
+            largest number there, and its share of all that changed, 0 to 1.
         given: what held mixers were given, where no token was replaced.
         has_hidden: whether groups moved there that are made of tokens of one of several sequences,
             or tokens that several share, so that it is not seen what moves them.
@@ -127,9 +127,12 @@ class Repetition:
         in_slots: the largest change in the slots that held mixers are given.
     """
 
+    cells: Sequence[Cell] = ()
+    rng: torch.Generator = field(default_factory=torch.Generator)
     like: "Repetition | None" = None
+    of_slots: bool = False
     outputs: list[Tensor | None] = field(default_factory=list)
-    spills: list[Spill] = field(default_factory=list)
+    spills: list[tuple[float, float]] = field(default_factory=list)
     has_hidden: bool = False
     is_lost: bool = False
     in_slots: float = 0.0
@@ -137,9 +140,45 @@ class Repetition:
     given: dict[Any, Any] = field(default_factory=dict)
     has_drawn: bool = False
 
-    def before(self, one: Any, recorded: Any) -> Any:
-        """What a held mixer was given when no token was replaced."""
-        return recorded if self.like is None else self.like.given.get(one, recorded)
+    def compare(self, one: Any, before: Any, after: Any, seen: Coordinates | None) -> None:
+        """Note how much of a tensor that ``one`` is given moves at other tokens."""
+        if not self.cells:
+            self.given[one] = after
+        before = before if self.like is None else self.like.given.get(one, before)
+        if not (isinstance(before, Tensor) and isinstance(after, Tensor)):
+            return
+        if not before.is_floating_point() or before.shape != after.shape or not before.numel():
+            return
+        limit = ENTRY_ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps
+
+        def largest(where: Tensor) -> float:
+            """The largest change there, if it is more than rounding."""
+            if not bool(where.any()):
+                return 0.0
+            size = sizes_moved(before, after).reshape(where.shape)[where].max().item()
+            return size if size > limit else 0.0
+
+        differs = after != before
+        if seen is None:
+            self.is_lost |= bool(self.cells) and largest(differs) > 0
+            return
+        if before.numel() != seen.shape.numel():
+            return
+        differs = differs.reshape(seen.shape)
+        made_of = frozenset[InputAxis]().union(*map(all_before, seen.positions))
+        owned = own(seen, self.cells)
+        if owned is None:  # slots and groups, whose making is asked about by itself
+            if any(not made_of.isdisjoint(cell) for cell in self.cells):
+                self.in_slots = max(self.in_slots, largest(differs))
+            return
+        inside, is_hidden = _with_groups(differs, seen, self.cells)
+        self.has_hidden |= is_hidden
+        if made_of:
+            self.in_slots = max(self.in_slots, largest(differs & inside & ~owned))
+        if size := largest(differs & ~inside):
+            change = (after.double() - before.double()).abs().reshape(seen.shape)
+            far = change.masked_fill(inside, 0)
+            self.spills.append((size, (far.norm() / change.norm()).item()))
 
 
 def moved(
@@ -173,16 +212,16 @@ def moved(
 
         def compared(chosen: Sequence[Cell]) -> Moved:
             replaced = [*chosen, *made_of(chosen)] if with_made else chosen
-            how: dict[str, Any] = {"draw": draw, "of_slots": bool(slots)}
-            how |= {"replacement": replacing(draw)} if draw < 0 else {}
+            ask = partial(repetition, one, replaced, held, draw=draw)
             like = plain() if from_a_pass else None
-            after = repetition(one, replaced, held, like=like, **how)
+            after = ask(like=like)
             if after.has_drawn and like is None:  # the run drew other ones
                 like = plain()
-                after = repetition(one, replaced, held, like=like, **how)
+                after = ask(like=like)
             before = one.outputs if like is None else like.outputs
-            of = {"of_tokens": of_tokens, "of_model": of_model, "of_slots": bool(slots)}
-            found = moved_between(one, replaced, before, after, **of)
+            found = moved_between(
+                one, replaced, before, after, of_tokens=of_tokens, of_model=of_model
+            )
             if after.is_lost and not found.mixes:
                 raise NotFollowedError("it is not known which tokens a mixer in it is given")
             return found
@@ -259,7 +298,6 @@ def moved_between(
     *,
     of_tokens: bool = False,
     of_model: bool = False,
-    of_slots: bool = False,
 ) -> Moved:
     # Of the first output that holds numbers, and of all others that hold tokens, the change at
     # other tokens than the replaced ones: the largest, relative to the scale of its entry, and all.
@@ -284,7 +322,7 @@ def moved_between(
             if of_model and made is not None:
                 kept, is_hidden = _with_groups(size != 0, made, cells)
                 has_hidden |= is_hidden
-            has_others = of_model and not of_slots and _has_tokens(made, cells)
+            has_others = of_model and _has_tokens(made, cells)
             if not (is_first or bool(kept.any()) or has_others):
                 continue  # of all tokens together, such as a state, or what slots are added to
             if of_tokens and made is not None:
@@ -319,7 +357,8 @@ def _has_tokens(made: Coordinates | None, cells: Sequence[Cell]) -> bool:
     if made is None or not made.positions or not made.shape.numel():
         return False
     replaced = {axis for cell in cells for axis in cell}
-    sources = {axis.source for axis in replaced}
+    before = set[InputAxis]().union(*map(all_before, replaced))
+    sources = {axis.source for axis in replaced | before}
     planes = torch.broadcast_tensors(*(small(made.planes[axis]) for axis in made.positions))
     lines = torch.stack(planes).reshape(len(planes), -1)
     are_tokens = [
@@ -394,11 +433,9 @@ def _cells_in(invocation: Invocation) -> list[tuple[dict[InputAxis, int], Coordi
     return [found[axes] for axes in whole]
 
 
-Pair = tuple[Tensor, Coordinates | None]
-"""A tensor that a module is given, and what it is made of."""
-
-
-def _with_tokens(pairs: Sequence[Pair]) -> Sequence[Pair]:
+def _with_tokens(
+    pairs: Sequence[tuple[Tensor, Coordinates | None]],
+) -> Sequence[tuple[Tensor, Coordinates | None]]:
     """The tensors in which tokens are replaced: numbers, and whole numbers that are their ids."""
     known = [(tensor, given) for tensor, given in pairs if given is not None]
     numbers = [one for one in known if one[0].is_floating_point()]
@@ -721,47 +758,44 @@ def repetition(
     held: Held | None,
     *,
     draw: int = 0,
-    of_slots: bool = False,
     like: Repetition | None = None,
-    replacement: Replacement | None = None,
 ) -> Repetition:
     """Repeat a forward pass as in the run, with other tokens in the ``cells`` of its input.
 
     Args:
-        of_slots: whether the cells are of what held mixers return, and none of its input.
+        draw: says what replaces them: ordinary numbers, and the numbers of other tokens where the
+            module refuses these, such as ids in a tensor of floats; large ones if negative.
         like: an earlier repetition that it is compared with, in the place of the run.
-        replacement: what replaces them; by default ordinary numbers, and the numbers of other
-            tokens where the module refuses these, such as ids in a tensor of floats.
     """
     if invocation.is_spoiled:
         raise UnclearError("what it was called with was written into while it ran")
     _try_anew(invocation)
     rng = torch.Generator().manual_seed(SEED + 1 + abs(draw))
-    usual = _of_other_tokens if invocation.refuses else ordinary
+    replacement = _of_other_tokens if invocation.refuses and draw >= 0 else replacing(draw)
     known = dict(zip(map(id, _tensors(invocation)), invocation.given, strict=True))
-    replaced = False
-
+    its_axes = {axis for one in invocation.given if one is not None for axis in one.planes}
+    found = Repetition(cells, rng, like, of_slots=all(map(its_axes.isdisjoint, cells)))
+    is_replaced = found.of_slots
     copies: dict[int, Tensor] = {}  # what was one tensor stays one
 
     def exchanged(part: Any) -> Any:
-        nonlocal replaced
+        nonlocal is_replaced
         if not isinstance(part, Tensor):
             return containers.own_caches(part, exchanged)
         if id(part) not in copies:
-            new = with_other_tokens(part, known.get(id(part)), cells, rng, replacement or usual)
-            replaced |= new is not None
+            new = with_other_tokens(part, known.get(id(part)), cells, rng, replacement)
+            is_replaced |= new is not None
             copies[id(part)] = containers.own_copy(part) if new is None else new
         return copies[id(part)]
 
     leaves, tree = tree_flatten((invocation.args, invocation.kwargs))
     args, kwargs = tree_unflatten([exchanged(leaf) for leaf in leaves], tree)
-    if cells and not (replaced or of_slots):
+    if not is_replaced:
         raise UnclearError("none of its tokens could be replaced")
-    found = Repetition(like)
     try:
         with invocation.as_it_began(), ExitStack() as stack:
-            slots = rng if of_slots else None
-            stack.enter_context(_holding(invocation, cells, held, rng, found, slots))
+            if held is not None:
+                _hold(stack, invocation, held, found)
             has_drawn = stack.enter_context(same_numbers(invocation.module))
             for device, dtype in invocation.autocast:
                 stack.enter_context(torch.autocast(device, dtype))
@@ -771,10 +805,10 @@ def repetition(
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        if cells and replacement is None and not invocation.refuses:
+        if cells and draw >= 0 and not invocation.refuses:
             invocation.refuses = True
             with suppress(UnclearError):
-                return repetition(invocation, cells, held, draw=draw, of_slots=of_slots, like=like)
+                return repetition(invocation, cells, held, draw=draw, like=like)
             invocation.refuses = False
         raise UnclearError(f"it cannot be repeated ({in_words(error)})") from error
     given, put_out = containers.tensors_in((args, kwargs)), containers.tensors_in(output)
@@ -814,7 +848,7 @@ def with_other_tokens(
 ) -> Tensor | None:
     """A copy of a tensor with other numbers at its replaced tokens; None if it has none."""
     inside = own(made, cells)
-    if made is None or inside is None or not bool(inside.any()) or not _is_whole(made, cells):
+    if inside is None or not bool(inside.any()):
         return None
     copy = part.detach().clone()
     copy[inside] = replacement(part, inside, rng)
@@ -823,10 +857,6 @@ def with_other_tokens(
 
 SINGLE = 4
 """The bytes of a number in single precision; smaller types overflow where they are squared."""
-
-
-def _is_whole(given: Coordinates, cells: Sequence[Cell]) -> bool:
-    return any(all(axis in given.planes for axis in cell) for cell in cells)
 
 
 FEW = 64
@@ -880,19 +910,9 @@ def _of_other_tokens(part: Tensor, inside: Tensor, rng: torch.Generator) -> Tens
     return words.masked_scatter(counts == 1, others)[which][inside]
 
 
-@contextmanager
-def _holding(
-    invocation: Invocation,
-    cells: Sequence[Cell],
-    held: Held | None,
-    rng: torch.Generator,
-    found: Repetition,
-    slots: torch.Generator | None,
-) -> Iterator[None]:
-    if held is None:
-        yield
-        return
-    module = invocation.module
+def _hold(stack: ExitStack, invocation: Invocation, held: Held, found: Repetition) -> None:
+    """Have modules put out what they did, and what others move in them or in their output noted."""
+    module, cells = invocation.module, found.cells
     attentions = [call for call in held.calls if call.through is not Through.MODULE]
     waiting = list(attentions)
 
@@ -913,23 +933,20 @@ def _holding(
             )
         ):
             found.changed.append(kept)
+        recorded = kept.first_output
         if kept in held.replaced:
-            whole = torch.ones_like(kept.first_output, dtype=torch.bool)
-            return ordinary(kept.first_output, whole, rng).reshape(whole.shape)
+            everywhere = torch.ones_like(recorded, dtype=torch.bool)
+            return ordinary(recorded, everywhere, found.rng).reshape(recorded.shape)
         if kept in held.free:
             return None
-        if not cells:
-            found.given[kept] = after
-        before = found.before(kept, before)
-        _note_spill(before, after, kept.seen.get("value"), cells, found)
-        recorded = kept.first_output
+        found.compare(kept, before, after, kept.seen.get("value"))
         dtype = after.dtype if isinstance(after, Tensor) else recorded.dtype
         seen, new = kept.seen.get("output"), recorded.to(dtype, copy=True)
         if seen is not None and seen.shape.numel() == new.numel():
             new = new.reshape(seen.shape)
         inside = own(seen, cells) if seen is not None and seen.shape == new.shape else None
         if inside is not None and bool(inside.any()):
-            new[inside] = ordinary(new, inside, rng)
+            new[inside] = ordinary(new, inside, found.rng)
         return new
 
     whole = {call.module for call in held.calls if call.through is Through.MODULE}
@@ -949,36 +966,19 @@ def _holding(
     )
     calls: list[Call] = []
     idle = {part for part in whole if _leaves_nothing(part)}
-    with ExitStack() as stack:
-        stack.enter_context(recording_softmax(where, calls))
-        stack.enter_context(recording_attention(module, where, calls))
-        _hook(stack, invocation, cells, held, found, idle, slots)
-        yield
-
-
-def _hook(
-    stack: ExitStack,
-    invocation: Invocation,
-    cells: Sequence[Cell],
-    held: Held,
-    found: Repetition,
-    idle: Collection[nn.Module],
-    slots: torch.Generator | None,
-) -> None:
-    """Have modules put out what they did, and what others move in them or in their output noted."""
-    attentions = {call.module for call in held.calls if call.through is not Through.MODULE}
-    inner = {one.module for one in held.invocations}
+    idle -= {one.module for one in held.invocations}
+    stack.enter_context(recording_softmax(where, calls))
+    stack.enter_context(recording_attention(module, where, calls))
     for child, several in outputs_held(held, invocation).items():
-        compare = _comparing([one for *_, one in several], cells, found)
-        stack.callback(child.register_forward_hook(_keeping(several, cells, slots)).remove)
+        compare = _comparing([one for *_, one in several], found)
+        stack.callback(child.register_forward_hook(_keeping(several, found)).remove)
         stack.callback(child.register_forward_pre_hook(compare, with_kwargs=True).remove)
-        if child in idle and child not in inner and attentions.isdisjoint(child.modules()):
+        if child in idle and attending.isdisjoint(child.modules()):
             forward = _not_run(child.forward, several)
             stack.enter_context(exchanged_in(child, "forward", forward))
     for child in dict.fromkeys(one.module for one in held.watched):
-        compare = _comparing(
-            [x for x in held.watched if x.module is child], cells, found, last=True
-        )
+        watched = [one for one in held.watched if one.module is child]
+        compare = _comparing(watched, found, last=True)
         stack.callback(child.register_forward_hook(compare).remove)
 
 
@@ -986,57 +986,18 @@ def are_seen(passes: Sequence[Invocation], run: Invocation) -> bool:
     """Whether a change at other tokens of the model is noted in the outputs of passes in it."""
     cells = cells_drawn(run, 1, of_model=True)
 
+    def is_noted(part: Tensor, made: Coordinates | None) -> bool:
+        is_known = made is not None and part.is_floating_point() and part.shape == made.shape
+        return is_known and own(made, cells) is not None
+
     def is_seen(one: Invocation) -> bool:
         pairs = zip(one.outputs, one.made, strict=False)
         numbers = [pair for pair in pairs if containers.are_numbers(pair[0])]
         noted = [(part, made) for part, made in numbers if made is None or not made.columns]
         is_finite = all(bool(part.isfinite().all()) for part, _ in numbers)
-        return is_finite and bool(noted) and all(_is_noted(*pair, cells) for pair in noted)
+        return is_finite and bool(noted) and all(is_noted(*pair) for pair in noted)
 
     return all(map(is_seen, passes))
-
-
-def _is_noted(part: Tensor, made: Coordinates | None, cells: Sequence[Cell]) -> bool:
-    if made is None or not part.is_floating_point() or part.shape != made.shape:
-        return False
-    return _is_whole(made, cells)
-
-
-def _note_spill(
-    before: Any, after: Any, seen: Coordinates | None, cells: Sequence[Cell], found: Repetition
-) -> None:
-    """Add how much of the change of a tensor lies at other tokens than the replaced ones."""
-    if not (isinstance(before, Tensor) and isinstance(after, Tensor)):
-        return
-    if not before.is_floating_point() or before.shape != after.shape or not before.numel():
-        return
-    limit = ENTRY_ROUNDING * torch.finfo(torch.promote_types(after.dtype, torch.float32)).eps
-    if seen is None:
-        found.is_lost |= bool(cells) and sizes_moved(before, after).max().item() > limit
-        return
-    if before.numel() != seen.shape.numel():
-        return
-    made_of = frozenset[InputAxis]().union(*map(all_before, seen.positions))
-    if not _is_whole(seen, cells):  # slots and groups, whose making is asked about by itself
-        if any(not made_of.isdisjoint(cell) for cell in cells):
-            size = sizes_moved(before, after).max().item()
-            found.in_slots = max(found.in_slots, size if size > limit else 0.0)
-        return
-    differs = (after != before).reshape(seen.shape)
-    inside, is_hidden = _with_groups(differs, seen, cells)
-    found.has_hidden |= is_hidden
-    owned = own(seen, cells) if made_of else None
-    of_many = None if owned is None else differs & inside & ~owned
-    if of_many is not None and bool(of_many.any()):
-        size = sizes_moved(before, after).reshape(seen.shape)[of_many].max().item()
-        found.in_slots = max(found.in_slots, size if size > limit else 0.0)
-    if not bool((differs & ~inside).any()):
-        return
-    change = (after.double() - before.double()).abs().reshape(seen.shape)
-    far = change.masked_fill(inside, 0)
-    size = sizes_moved(before, after).reshape(seen.shape).masked_fill(inside, 0).max().item()
-    if size > limit:
-        found.spills.append((size, (far.norm() / change.norm()).item()))
 
 
 HeldOutput = tuple[Any, Sequence[Coordinates | None], Invocation | None]
@@ -1094,11 +1055,7 @@ def outputs_held(held: Held, invocation: Invocation) -> dict[nn.Module, list[Hel
 
 
 def _comparing(
-    runs: Sequence[Invocation | None],
-    cells: Sequence[Cell],
-    found: Repetition,
-    *,
-    last: bool = False,
+    runs: Sequence[Invocation | None], found: Repetition, *, last: bool = False
 ) -> Callable[..., None]:
     """A hook that notes what moves at other tokens in the input of passes, or in their output."""
     waiting = iter(runs)
@@ -1109,13 +1066,10 @@ def _comparing(
             return
         now = containers.tensors_in(named if last else (args, named))
         then, seen = (one.outputs, one.made) if last else (_tensors(one), one.given)
-        if not cells:
-            found.given[one, last] = now
-        parts = zip(found.before((one, last), then), now, seen, strict=False)
         with torch._C.DisableTorchFunction():  # no function of the module itself
-            for before, after, made in parts:
+            for k, (before, after, made) in enumerate(zip(then, now, seen, strict=False)):
                 if not (last and made is not None and made.columns):  # such as a map
-                    _note_spill(before, after, made, cells, found)
+                    found.compare((one, last, k), before, after, made)
 
     return hook
 
@@ -1157,14 +1111,8 @@ def _leaves_nothing(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] in LIBRARIES and not any(hooks)
 
 
-def _keeping(
-    several: Sequence[HeldOutput], cells: Sequence[Cell], slots: torch.Generator | None
-) -> Callable[..., Any]:
-    """A hook by which passes return what they did, but for replaced tokens.
-
-    Args:
-        slots: draws what replaces cells that are not of their input.
-    """
+def _keeping(several: Sequence[HeldOutput], found: Repetition) -> Callable[..., Any]:
+    """A hook by which passes return what they did, but for replaced tokens."""
     waiting = iter(several)
 
     def hook(_module: nn.Module, _given: Any, output: Any) -> Any:
@@ -1178,11 +1126,11 @@ def _keeping(
             old, made = next(pairs, (None, None))
             if old is None or old.shape != part.shape:
                 return part
-            inside = own(made, cells)
+            inside = own(made, found.cells)
             new = part.detach().clone()  # in its strides, since other code may view it
             new.copy_(old if inside is None else torch.where(inside, part, old))
-            if slots is not None and inside is not None and containers.are_numbers(new):
-                new[inside] = ordinary(new, inside, slots)
+            if found.of_slots and inside is not None and containers.are_numbers(new):
+                new[inside] = ordinary(new, inside, found.rng)
             return new
 
         with torch._C.DisableTorchFunction():  # no function of the module itself
