@@ -10,7 +10,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
 from dsf.inspection.capture.containers import memory_key, tensors_in
@@ -26,7 +26,6 @@ from dsf.inspection.causal.coordinates import (
     small,
 )
 from dsf.inspection.causal.replay import (
-    Cell,
     Held,
     NoNumbersError,
     NotFollowedError,
@@ -41,6 +40,7 @@ from dsf.inspection.results.table import Table
 
 FEW_DRAWS = 4
 """Further draws where whole numbers leave torch: many models only look whether a mask is full."""
+_WHOLE: dict[str, Any] = {"mixes": False, "share": 1.0, "attentions": 1}
 SILENT = "no token moves another in the whole model while the mixers that were read are held"
 NOT_FINITE = "its output is not finite (NaN)"
 APART = 4
@@ -183,10 +183,10 @@ def judged(
     certain = (one.meeting for one in mixings if one.meeting.is_known and not one.meeting.chooses)
     _arrange(calls, {meeting.axis for meeting in certain}, found)
     calls = [call for call in calls if call not in found.refused]
-    own: dict[Invocation, list[TokenMixing]] = {}
+    own: dict[Invocation, list[Meeting]] = {}
     for one in mixings:
         if one.invocation is not None:
-            own.setdefault(one.invocation, []).append(one)
+            own.setdefault(one.invocation, []).append(one.meeting)
     attentions = list(filter(_is_attention, calls))
     reading = {call.invocation for call in attentions if call.invocation is not None}
     only = {call.weights_by for call in attentions if _is_leaf(call.weights_by)}
@@ -195,8 +195,13 @@ def judged(
         for one in where.invocations
         if one in reading or (one in own and one.module not in only)
     ]  # a module that is only the softmax of an attention makes its weights, and no more
-    is_open = {one: _is_open(own.get(one, ()), one in reading, one.calls) for one in order}
-    plain = [one for one in order if not is_open[one] and sum(map(_is_attention, one.calls)) == 1]
+    plain = [
+        one
+        for one in order
+        if one in reading
+        and sum(map(_is_attention, one.calls)) == 1
+        and not _may_be_more(own.get(one, ()), one.calls)
+    ]
     is_followed = (
         tracker.is_sure
         and not tracker.gives_many
@@ -225,20 +230,14 @@ def judged(
             and one.ended < invocation.ended
         ]
         is_read, mine = invocation in reading, own.get(invocation, ())
-        how = tuple(dict.fromkeys(one.meeting.how for one in mine))
+        how = tuple(dict.fromkeys(one.how for one in mine))
         asked = ModuleFinding(invocation.module, name, None, how, is_read=is_read)
         if found.is_silent and invocation in plain:
-            results[invocation] = _of_silent(asked, invocation, inside)
+            runs = ((invocation, Held(inside, ())),)
+            slots = any(map(_reads_slots, invocation.calls))
+            results[invocation] = replace(asked, runs=runs, has_slots=slots, note=SILENT, **_WHOLE)
             continue
-        ask = partial(
-            _judged,
-            asked,
-            invocation,
-            inside,
-            found=found,
-            is_open=is_open[invocation],
-            met=[one.meeting for one in mine],
-        )
+        ask = partial(_judged, asked, invocation, inside, found=found, met=mine)
         results[invocation], in_place = _with_sorting(ask, others, own)
         results |= {one: replace(results[one], mixes=False, note=SORTED) for one in in_place}
         apart.update(in_place)
@@ -261,27 +260,16 @@ def _has_several_sequences(run: Invocation | None) -> bool:
     except UnclearError:
         return False
     outputs = [] if run is None else [made for made in run.made if made is not None]
-    return not all(_are_of_same(cells[0], one, outputs) for one in cells[1:])
 
+    def are_alike(mine: InputAxis, theirs: InputAxis) -> bool:
+        """Whether outputs are of the same places along both axes, as of ids and their types."""
+        nothing = torch.zeros(0)
+        pairs = ((made.planes.get(each, nothing) for each in (mine, theirs)) for made in outputs)
+        return mine.size == theirs.size and all(torch.equal(*pair) for pair in pairs)
 
-def _are_of_same(one: Cell, other: Cell, outputs: Sequence[Coordinates]) -> bool:
-    """Whether outputs are of the same places of two sequences, as of ids and their types."""
-    pairs = list(zip(one, other, strict=False))
-    return len(one) == len(other) and all(
-        mine.size == theirs.size
-        and torch.equal(*(made.planes.get(axis, torch.zeros(0)) for axis in (mine, theirs)))
-        for mine, theirs in pairs
-        for made in outputs
+    return any(
+        len(one) != len(cells[0]) or not all(map(are_alike, cells[0], one)) for one in cells[1:]
     )
-
-
-def _of_silent(
-    asked: ModuleFinding, invocation: Invocation, inside: Sequence[Call]
-) -> ModuleFinding:
-    """A pass in whose output no token moves another while the mixers in it are held."""
-    known: dict[str, Any] = {"mixes": False, "share": 1.0, "attentions": 1, "note": SILENT}
-    slots = any(map(_reads_slots, invocation.calls))
-    return replace(asked, runs=((invocation, Held(inside, ())),), has_slots=slots, **known)
 
 
 SORTED = "it sorts tokens, and a module around it returns each in its place"
@@ -290,7 +278,7 @@ SORTED = "it sorts tokens, and a module around it returns each in its place"
 def _with_sorting(
     ask: Callable[[Sequence[Invocation]], ModuleFinding],
     others: Sequence[Invocation],
-    own: Mapping[Invocation, Sequence[TokenMixing]],
+    own: Mapping[Invocation, Sequence[Meeting]],
 ) -> tuple[ModuleFinding, list[Invocation]]:
     """What is found of a module, and passes in it that sort tokens which it returns in place.
 
@@ -306,9 +294,8 @@ def _with_sorting(
     return ask(others), []
 
 
-def _only_sorts(mixings: Sequence[TokenMixing]) -> bool:
+def _only_sorts(meetings: Sequence[Meeting]) -> bool:
     """Whether tokens only choose one another, as where a router sorts them by their expert."""
-    meetings = [one.meeting for one in mixings]
     is_choice = any(one.chooses for one in meetings)
     return is_choice and all(one.chooses or not one.is_known for one in meetings)
 
@@ -316,9 +303,7 @@ def _only_sorts(mixings: Sequence[TokenMixing]) -> bool:
 def _of_unseen(run: Invocation) -> list[ModuleFinding]:
     """The model itself, if a replaced token moves others although none was seen to move another."""
     name, how = type(run.module).__name__, ("in an operation that was not followed",)
-    whole = _judged(
-        ModuleFinding(run.module, name, None, how), run, (), (), Findings(), is_open=True
-    )
+    whole = _judged(ModuleFinding(run.module, name, None, how), run, (), (), Findings())
     if whole.mixes is None and whole.how:
         whole = replace(whole, how=("perhaps, in code that was not followed",))
     return [whole] if whole.is_listed else []
@@ -328,13 +313,13 @@ CONSTANT = "nothing in it changes when tokens of the model are replaced"
 
 
 def _with_constants(
-    results: Mapping[Invocation, ModuleFinding], run: Invocation | None, calls: Sequence[Call]
+    results: dict[Invocation, ModuleFinding], run: Invocation | None, calls: Sequence[Call]
 ) -> dict[Invocation, ModuleFinding]:
     """The findings, also of attentions over learnt queries, where no token reaches their values."""
     lost = [one for one, found in results.items() if found.is_lost and found.is_read]
     lost = [x for x in lost if not (results[x].how or any(x.made)) and len(x.calls) == 1]
     if run is None or not lost or storage_of(run.module) != run.weights:
-        return dict(results)
+        return results
     watched = Held(calls, (), free=frozenset(calls))
     changed: set[Call] = set()
     try:
@@ -342,10 +327,9 @@ def _with_constants(
             cells = replay.cells_drawn(run, draw, of_model=True)
             changed.update(replay.repetition(run, cells, watched, draw=draw).changed)
     except UnclearError:
-        return dict(results)
+        return results
     constant = [one for one in lost if changed.isdisjoint(one.calls)]
-    known: dict[str, Any] = {"mixes": False, "share": 1.0, "attentions": 1, "note": CONSTANT}
-    return {**results, **{one: replace(results[one], **known) for one in constant}}
+    return results | {one: replace(results[one], note=CONSTANT, **_WHOLE) for one in constant}
 
 
 def _by_module(
@@ -363,12 +347,11 @@ def _by_module(
     return seen
 
 
-def _is_open(mixings: Sequence[TokenMixing], is_read: bool, calls: Sequence[Call]) -> bool:
-    """Whether tokens may also meet where a single token that is replaced moves no other."""
-    meetings = [one.meeting for one in mixings]
+def _may_be_more(meetings: Sequence[Meeting], calls: Sequence[Call]) -> bool:
+    """Whether more than some attentions was seen to mix tokens, in which one may move no other."""
     sums = sum(one.way is Way.SUMS for one in meetings)  # one in every attention that is not fused
     softmaxes = [one.axis for one in meetings if one.way is Way.SOFTMAX]
-    if not is_read or sums > len(calls) or len(softmaxes) > sums:
+    if sums > len(calls) or len(softmaxes) > sums:
         return True
     # That of scores is over keys alone: none of the tokens that the queries are of meet in it.
     queries = [call.seen.get("query") for call in calls]
@@ -391,9 +374,9 @@ def _is_attention(call: Call) -> bool:
     return call.through is not Through.MODULE
 
 
-def _is_one_attention(mixings: Sequence[TokenMixing]) -> bool:
+def _is_one_attention(meetings: Sequence[Meeting]) -> bool:
     """Whether all that was seen in a pass are the operations of a single attention."""
-    ways = sorted(one.meeting.way.name for one in mixings)
+    ways = sorted(one.way.name for one in meetings)
     return ways in ([Way.ATTENTION.name], [Way.SOFTMAX.name, Way.SUMS.name])
 
 
@@ -468,8 +451,6 @@ def _judged(
     inside: Sequence[Call],
     others: Sequence[Invocation],
     found: Findings,
-    *,
-    is_open: bool,
     met: Sequence[Meeting] = (),
 ) -> ModuleFinding:
     """A forward pass that is repeated with other tokens, to see which others move.
@@ -479,7 +460,6 @@ def _judged(
         inside: the mixers in it that are read, which keep their output meanwhile.
         others: other passes in it in which tokens met, which keep their output if need be.
         found: receives what each of several attentions moves.
-        is_open: whether more is asked where a single token moves no other.
         met: what met in it. Weights of its own may sum over tokens, which then meet in what other
             mixers in it are given, though these keep what they return.
     """
@@ -489,6 +469,7 @@ def _judged(
     ask = partial(moved, invocation, with_made=any(one.axis.windows for one in met))
     asked = replace(asked, runs=((invocation, held),))
     is_read, share, draw = asked.is_read, 1.0, 0
+    is_open = not is_read or _may_be_more(met, invocation.calls)
     try:
         rest = ask(held)
         draws = replay.draws(invocation) if is_open else []
@@ -560,8 +541,9 @@ def _are_apart(one: Coordinates, other: Coordinates) -> bool:
 def _in_series(invocation: Invocation, parts: Sequence[Call], held: Held) -> bool:
     others = [call for call in held.calls if call not in parts]
     for before, after in pairwise(parts):
-        one = Held(held.calls, held.invocations, frozenset(parts), frozenset({before}))
-        again = replay.repetition(invocation, (), replace(one, calls=[*others, *parts]))
+        calls, replaced = [*others, *parts], frozenset({before})
+        one = Held(calls, held.invocations, free=frozenset(parts), replaced=replaced)
+        again = replay.repetition(invocation, (), one)
         if after not in again.changed:
             return False
     return True
@@ -625,15 +607,12 @@ def _made_again(
     found: set[InputAxis] = set()
     for one in dict.fromkeys((*seen, *put_out)):
         for source in {axis.source for axis in one.positions if axis.source.before}:
-            before = set(source.before).union(*map(all_before, source.before))
-            own, others = list[Tensor](), [torch.zeros(1, dtype=torch.int32)]  # if no other, one
-            for axis in one.positions:
-                line = small(compact(one.planes[axis]))
-                if axis.source is source:
-                    own.append(line)
-                elif axis not in before:
-                    others.append(line)
-            lines = torch.stack(torch.broadcast_tensors(*own, *others)).flatten(1)
+            own = [axis for axis in one.positions if axis.source is source]
+            before = all_before(own[0])
+            others = [axis for axis in one.positions if axis not in before.union(own)]
+            planes = [small(compact(one.planes[axis])) for axis in (*own, *others)]
+            planes.append(torch.zeros(1, dtype=torch.int32))  # if no other, one
+            lines = torch.stack(torch.broadcast_tensors(*planes)).flatten(1)
             lines = lines[:, (lines[: len(own)] >= 0).all(dim=0)]
             lines = lines if one in seen or not before.isdisjoint(read) else lines.unique(dim=1)
             places = lines.shape[1] / max(lines[len(own) :].unique(dim=1).shape[1], 1)
