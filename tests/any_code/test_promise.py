@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 import dsf
 from dsf.inspection.capture.calls import Invocation
 from dsf.inspection.causal.coordinates import NONE, Coordinates, numbered
-from dsf.inspection.causal.replay import cells_of
+from dsf.inspection.causal.replay import cells_drawn
 from dsf.inspection.errors import InspectionError
 
 WIDTH, TOKENS = 8, 6
@@ -855,7 +855,7 @@ def test_a_token_is_found_among_places_that_are_mostly_padding():
     for plane in planes.values():
         plane[:, 3:] = NONE
     asked = Invocation(nn.Identity(), (x,), {}, [], given=[Coordinates(x.shape, planes)])
-    (cell,) = cells_of(asked)
+    (cell,) = cells_drawn(asked, 0)
     assert {axis.number for axis in cell} == {axis.number for axis in whole.positions}
     assert all(0 <= index < 3 for axis, index in cell.items() if axis.number == 1)
 

@@ -557,7 +557,7 @@ def settle_slots(found: Findings, run: Invocation | None, calls: Sequence[Call])
     if run is None or not any(one.has_slots for one in found.modules):
         return
     try:
-        changed = replay.repetition(run, replay.cells_of(run), Held(calls, ())).changed
+        changed = replay.repetition(run, replay.cells_drawn(run, 0), Held(calls, ())).changed
     except UnclearError:
         return
     open_ones = {call.module for call in reading if call in changed}

@@ -409,13 +409,8 @@ def sizes_moved(before: Tensor, after: Tensor) -> Tensor:
     return torch.where(old == new, 0.0, change)
 
 
-def cells_of(invocation: Invocation) -> list[dict[InputAxis, int]]:
-    """The replaced token of each of the sequences that a module is given."""
-    return [cell for cell, _ in _cells_in(invocation)]
-
-
 def _cells_in(invocation: Invocation) -> list[tuple[dict[InputAxis, int], Coordinates]]:
-    """These cells, each with the coordinates of a tensor that holds it."""
+    """A token of every sequence that a module is given, with the coordinates of a tensor of it."""
     rng = torch.Generator().manual_seed(SEED)
     found: dict[frozenset[InputAxis], tuple[dict[InputAxis, int], Coordinates]] = {}
     pairs = list(zip(_tensors(invocation), invocation.given, strict=True))
@@ -460,10 +455,9 @@ def _are_embedded(axes: Collection[InputAxis]) -> bool:
 def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) -> Sequence[Cell]:
     """The tokens that are replaced in a draw: a single one of every sequence in draw 0.
 
-    Of each draw it is one half of the tokens of sequences of the same sizes, by one binary digit of
-    their places along one axis: of any two tokens some draw up to ``separating`` replaces one
-    without the other. ``of_model``, draws 1 and 2, which come before these, replace one half of all
-    sequences each.
+    Of each draw it is one half of the tokens, by one binary digit of their places along one axis:
+    of any two some draw up to ``separating`` replaces one without the other. ``of_model``, draws 1
+    and 2, which come before these, replace one half of all sequences each.
     """
     cells = _cells_in(invocation)
     if of_model:
@@ -471,29 +465,14 @@ def cells_drawn(invocation: Invocation, draw: int, *, of_model: bool = False) ->
         pairs = zip(_tensors(invocation), invocation.given, strict=True)
         has_numbers = any(one.is_floating_point() and made is not None for one, made in pairs)
         cells = cells if has_numbers or not embedded else embedded
-        cells = [one for one in cells if _is_sequence(one[0])] or cells
+        several = {axis for cell, _ in cells for axis in cell if axis.number > 0 and axis.size > 1}
+        cells = [one for one in cells if len(one[0]) > 1 and several & one[0].keys()] or cells
     if not draw:
         return [cell for cell, _ in cells]
     number, is_second = divmod(abs(draw) - 1, 2)
     if of_model and not number:
         return [each for one in cells for each in _squares(*one, is_second)]
-    number -= of_model
-    digits = _digits([cell for cell, _ in cells]) or [((), (-1, 0), 0)]
-    sizes, turned, digit = digits[number % len(digits)]
-    found = []
-    for cell, given in cells:
-        if _sizes(cell) == sizes or not sizes:
-            halves = {each: torch.arange(each[1]) for each in _sizes(cell)}
-            if turned in halves:
-                places = halves[turned]
-                halves[turned] = places[(places >> digit) & 1 == is_second]
-            found.append(_within(cell, given, halves))
-    return found
-
-
-def _is_sequence(axes: Collection[InputAxis]) -> bool:
-    """Whether samples have several tokens along some axes."""
-    return len(axes) > 1 and any(axis.number > 0 and axis.size > 1 for axis in axes)
+    return [_half(*one, number - of_model, is_second) for one in cells]
 
 
 def _tensors(invocation: Invocation) -> list[Tensor]:
@@ -523,19 +502,20 @@ def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
     return {axis: index for axis, index in found.items() if index >= 0}
 
 
-def _within(
-    cell: Cell, given: Coordinates, halves: Mapping[tuple[int, int], Tensor]
-) -> dict[InputAxis, Tensor]:
-    """Some of the places along every axis instead of one; the same ones in ids and their mask."""
+def _half(cell: Cell, given: Coordinates, number: int, side: int) -> dict[InputAxis, Tensor]:
+    """One half of the places along an axis, and all others; the same in ids and their mask."""
     # Only places that the tensor has, together with those along the axes before, as a sequence of
     # every second token has every second place.
+    digits = _digits(cell) or [((-1, 0), 0)]
+    turned, digit = digits[number % len(digits)]
     there = _places(given, list(cell))
     found: dict[InputAxis, Tensor] = {}
-    for number, axis in enumerate(cell):
-        present = there[number].unique()
-        chosen = present[torch.isin(present, halves[axis.number, axis.size].to(present))]
-        found[axis] = chosen if len(chosen) else present
-        there = there[:, torch.isin(there[number], found[axis])]
+    for k, axis in enumerate(cell):
+        present = there[k].unique()
+        is_turned = (axis.number, axis.size) == turned
+        half = present[(present.long() >> digit) & 1 == side]
+        found[axis] = half if is_turned and len(half) else present
+        there = there[:, torch.isin(there[k], found[axis])]
     return found
 
 
@@ -566,13 +546,9 @@ def _squares(cell: Cell, given: Coordinates, is_second: int) -> list[dict[InputA
     ]
 
 
-def _sizes(cell: Cell) -> tuple[tuple[int, int], ...]:
-    return tuple(dict.fromkeys((axis.number, axis.size) for axis in cell))
-
-
 def separating(invocation: Invocation) -> int:
     """How many draws replace of any two tokens of a sequence one without the other."""
-    return 2 * len(_digits(cells_of(invocation)))
+    return 2 * max(len(_digits(cell)) for cell, _ in _cells_in(invocation))
 
 
 def draws(invocation: Invocation) -> list[int]:
@@ -580,16 +556,15 @@ def draws(invocation: Invocation) -> list[int]:
     return [*range(1, 1 + separating(invocation)), *range(-1, -1 - LARGE_DRAWS, -1)]
 
 
-def _digits(
-    cells: Sequence[Cell],
-) -> list[tuple[tuple[tuple[int, int], ...], tuple[int, int], int]]:
+def _digits(cell: Cell) -> list[tuple[tuple[int, int], int]]:
     """The binary digits of the places along every axis; two tokens differ in one of them.
 
-    Sequences of the same sizes share them. The axis with most places comes first.
+    Axes with the same number and size, as of ids and their mask, share them; that with most places
+    comes first.
     """
+    sizes = dict.fromkeys((axis.number, axis.size) for axis in cell)
     return [
-        (sizes, each, digit)
-        for sizes in dict.fromkeys(map(_sizes, cells))
+        (each, digit)
         for each in sorted(sizes, key=lambda each: -each[1])
         for digit in range((each[1] - 1).bit_length())
     ]
