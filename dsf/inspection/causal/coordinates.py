@@ -92,6 +92,10 @@ class InputAxis:
     size: int
     windows: dict["InputAxis", tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for axis in self.windows:
+            axis.source.coarser.setdefault(axis, []).append(self)
+
     def index_in(self, cell: Mapping["InputAxis", int | Tensor]) -> int | Tensor | None:
         """The place of a cell, or the positions that are made of any of its places, if known."""
         if self in cell:

@@ -450,8 +450,7 @@ def summed(
         if len(still) == 1:
             lines = {axis: small(given.planes[axis]).movedim(still[0], 0) for axis in pools}
             of_each = {axis: windows_of(line.flatten(1)) for axis, line in lines.items()}
-            known = {axis: one for axis, one in of_each.items() if one is not None}
-            windows[kept.index(still[0])] = known if len(known) == len(pools) else {}
+            windows[kept.index(still[0])] = of_each
         planes |= new_positions(pooled, windows, shape, "groups of tokens", device)
     return Coordinates(shape, planes, made.columns), tuple(meetings)
 
@@ -472,7 +471,7 @@ def _around_each(plane: Tensor, axis: InputAxis, dims: Sequence[int]) -> Tensor 
     return own if bool(is_there.all()) else None
 
 
-Windows = dict[InputAxis, tuple[Tensor, Tensor]]
+Windows = dict[InputAxis, tuple[Tensor, Tensor] | None]
 
 
 def new_positions(
@@ -485,16 +484,15 @@ def new_positions(
     """Positions along some axes, each with what is known of the places they are made of."""
     source = Source(name, before=frozenset(before), kind="made")
     return {
-        new_axis(source, dim, shape[dim], windows): counted(shape, dim, device)
+        InputAxis(source, dim, shape[dim], known_windows(windows)): counted(shape, dim, device)
         for dim, windows in sorted(dims.items())
     }
 
 
-def new_axis(source: Source, number: int, size: int, windows: Windows) -> InputAxis:
-    made = InputAxis(source, number, size, windows)
-    for axis in windows:
-        axis.source.coarser.setdefault(axis, []).append(made)
-    return made
+def known_windows(windows: Windows) -> dict[InputAxis, tuple[Tensor, Tensor]]:
+    """The windows of new positions; none unless that along every axis is known."""
+    known = {axis: one for axis, one in windows.items() if one is not None}
+    return known if len(known) == len(windows) else {}
 
 
 # --- products summed over an axis
@@ -656,14 +654,13 @@ def groups_of(given: Coordinates, shape: Size) -> Planes:
     number = token.amin(dim=1).unique(return_inverse=True)[1]
     source = Source("a projection", before=frozenset(axes), kind="made")
     size = int(number.max()) + 1
-    windows = {}
+    rows_of = torch.empty(size, dtype=torch.long, device=number.device)
+    rows_of[number] = torch.arange(len(number), device=number.device)
+    windows: Windows = {}
     for axis in axes:
         found = windows_of(places[axis].expand(given.shape).flatten(0, -2))
-        if found is not None:
-            first, last = (torch.zeros(size).to(each).index_copy(0, number, each) for each in found)
-            windows[axis] = first, last
-    windows = windows if len(windows) == len(axes) else {}
-    axis = new_axis(source, len(shape) - 2, size, windows)
+        windows[axis] = found and (found[0][rows_of], found[1][rows_of])
+    axis = InputAxis(source, len(shape) - 2, size, known_windows(windows))
     return {axis: number.float().reshape(*shape[:-1], 1).expand(shape)}
 
 
@@ -787,9 +784,8 @@ class SlidingWindow:
             device = next(iter(given.planes.values())).device
             dims: dict[int, Windows] = {}
             for axis, dim in remade.items():
-                windows = dims.setdefault(dim, {})
-                of_each = self._windows(given.planes[axis], dim, shape[dim])
-                windows |= {} if of_each is None else {axis: of_each}
+                windows = self._windows(given.planes[axis], dim, shape[dim])
+                dims.setdefault(dim, {})[axis] = windows
             planes |= new_positions([*remade], dims, shape, self.name, device)
         return Followed((Coordinates(shape, planes),), tuple(meetings))
 
