@@ -410,18 +410,12 @@ class Recorder(Operations):
 
     def value(self, tensor: Tensor) -> Value:
         storage = memory_of(tensor)
-        if storage is None:
-            found = Value(self._number(id(tensor), tensor), tensor.dtype, tensor.shape)
-        else:
-            found = Value(
-                self._number(_key(storage), storage),
-                tensor.dtype,
-                tensor.shape,
-                tensor.stride(),
-                int(tensor.storage_offset()),
-                tensor.is_conj(),
-                tensor.is_neg(),
-            )
+        key, memory = (id(tensor), tensor) if storage is None else (_key(storage), storage)
+        layout: tuple[Any, ...] = ()
+        if storage is not None:
+            offset = int(tensor.storage_offset())
+            layout = tensor.stride(), offset, tensor.is_conj(), tensor.is_neg()
+        found = Value(self._number(key, memory), tensor.dtype, tensor.shape, *layout)
         if found not in self.recording.seen:
             self.recording.seen[found] = self._known(tensor)
         return found
@@ -462,7 +456,7 @@ class Recorder(Operations):
             ran = _copies
         name = getattr(func, "__name__", type(func).__name__).partition(".")[0]
         with unheard():
-            written = {self.value(one).memory: one for one in _written(func, args, kwargs)}
+            written = {self.value(one).memory: one for one in written_into(func, args, kwargs)}
             for number, one in written.items():
                 if (storage := memory_of(one)) is None:
                     raise UnreadableError(
@@ -599,7 +593,7 @@ def _key(storage: UntypedStorage) -> int:
     return storage.data_ptr() or storage._cdata
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+def written_into(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The arguments that an operation writes into."""
     places = written_places(func)
     return _tensors([args[k] if k < len(args) else kwargs.get(name) for k, name in places])

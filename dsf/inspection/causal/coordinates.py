@@ -72,11 +72,6 @@ class Source:
         """Whether an input has numbers along one axis alone, for every sample."""
         return self.kind == "input" and axis.number > 0 and axis.size == self.size
 
-    @property
-    def has_one_place(self) -> bool:
-        """Whether one of its axes alone counts places: tokens, or samples, but not both."""
-        return self.rank == 1 + (self.kind == "input")
-
 
 @dataclass(frozen=True, eq=False)
 class InputAxis:
@@ -117,8 +112,8 @@ def is_place(axis: InputAxis) -> bool:
 
 
 def counts_samples(axis: InputAxis) -> bool:
-    """Whether an axis is the first of a source that has further places."""
-    return axis.number == 0 and not axis.source.has_one_place
+    """Whether an axis is the first of a source that has further places besides channels."""
+    return axis.number == 0 and axis.source.rank != 1 + (axis.source.kind == "input")
 
 
 def all_before(axis: InputAxis) -> set[InputAxis]:
@@ -191,11 +186,10 @@ class Coordinates:
 
 def numbered(tensor: Tensor, name: str) -> Coordinates:
     if are_numbers(tensor):
-        kind = "input" if tensor.ndim > 1 else "ids"
+        fewest = 2
     else:
         fewest = IMAGE_AXES if tensor.dtype is torch.uint8 else IMAGE_AXES + 1
-        kind = "input" if tensor.ndim >= fewest else "ids"
-    shape = tensor.shape
+    kind, shape = "input" if tensor.ndim >= fewest else "ids", tensor.shape
     source = Source(name, kind=kind, rank=tensor.ndim, size=shape[1:].numel())
     planes = {
         InputAxis(source, number, size): counted(shape, number, tensor.device)
@@ -361,11 +355,6 @@ class Merged(NamedTuple):
     meet: bool  # whether several indices meet in it
     spread: bool  # whether an index meets what is made of many
     weighed: bool = False  # whether a score meets its key, which is not its query
-
-    @property
-    def is_of_one(self) -> bool:
-        """Whether several tokens met in what has the index of one of them."""
-        return self.meet and self.plane.numel() == 1
 
 
 def merged(
@@ -558,17 +547,13 @@ class _Memory:
         filled: the number that it was filled with last, if nothing but that was done to it.
     """
 
-    alive: "weakref.ref[Tensor] | StorageWeakRef"
+    is_gone: Callable[[], bool]
     layout: _Layout
     coordinates: Coordinates | None
     are_numbers: bool
     is_decided: bool = False
     is_open: bool = False
     filled: Tensor | None = None
-
-    def is_gone(self) -> bool:
-        alive = self.alive
-        return alive() is None if isinstance(alive, weakref.ref) else bool(alive.expired())
 
 
 MIN_FORGOTTEN = 256
@@ -596,15 +581,11 @@ class KnownTensors:
             self._at_hand = None
 
     def _memory(self, tensor: Tensor) -> _Memory | None:
-        if self._at_hand is None:
-            return self._found(tensor)
-        if id(tensor) not in self._at_hand:
-            self._at_hand[id(tensor)] = self._found(tensor)
-        return self._at_hand[id(tensor)]
-
-    def _found(self, tensor: Tensor) -> _Memory | None:
-        found = self._memories.get(memory_key(tensor))
-        return None if found is None or found.is_gone() else found
+        at_hand = {} if self._at_hand is None else self._at_hand
+        if id(tensor) not in at_hand:
+            found = self._memories.get(memory_key(tensor))
+            at_hand[id(tensor)] = None if found is None or found.is_gone() else found
+        return at_hand[id(tensor)]
 
     def __contains__(self, tensor: Tensor) -> bool:
         return self._memory(tensor) is not None
@@ -636,11 +617,10 @@ class KnownTensors:
                     memory.filled = tensor.flatten()[0].clone()
 
     def _begin(self, tensor: Tensor) -> _Memory:
-        storage = memory_of(tensor)
-        alive: Any = weakref.ref(tensor) if storage is None else StorageWeakRef(storage)
-        key = id(tensor) if storage is None else int(storage._cdata)
-        memory = _Memory(alive, _Layout.of(tensor), None, are_numbers(tensor))
-        self._memories[key] = memory
+        storage, held = memory_of(tensor), weakref.ref(tensor)
+        is_gone = (lambda: held() is None) if storage is None else StorageWeakRef(storage).expired
+        memory = _Memory(is_gone, _Layout.of(tensor), None, are_numbers(tensor))
+        self._memories[memory_key(tensor)] = memory
         if self._at_hand is not None:  # others of them may be views of this memory
             self._at_hand = {id(tensor): memory}
         if len(self._memories) > self._forgets_at:
@@ -663,10 +643,7 @@ class KnownTensors:
         key = held, memory.layout, layout
         found: Coordinates | None = self._views.of(key)
         if found is None:
-            with (
-                torch._C.DisableTorchFunction(),
-                torch._C._DisableTorchDispatch(),
-            ):  # no step of a run
+            with unheard():  # no step of a run
                 found = held.moved(lambda plane: _seen(plane, memory.layout, layout), layout.shape)
             self._views.add(key, found, (held, found))
         return found

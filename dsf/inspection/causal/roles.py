@@ -271,11 +271,6 @@ def _without_samples(axes: Collection[InputAxis]) -> Collection[InputAxis]:
     return [axis for axis in axes if axis is not first[axis.source]] or axes
 
 
-def _is_one_token(axes: Collection[InputAxis]) -> bool:
-    """Whether every sample of the input has a single place, which no index tells from others."""
-    return all(axis.size == 1 for axis in _without_samples(axes))
-
-
 def _of_one_key(lines: dict[InputAxis, Tensor]) -> list[InputAxis]:
     """The axes that say which token the key is, where every map has a single one."""
     if any(line.shape[-1] > 1 or bool((line < 0).any()) for line in lines.values()):
@@ -290,8 +285,10 @@ def _tokens(
 ) -> tuple[str, Tensor | None]:
     """What rows or columns are, and the token of each, numbered over all of the axes ``along``."""
     if not along:
+        # A sample may have a single place, which no index tells from others.
         made = any(bool((line == MANY).any()) for line in lines.values())
-        return (SLOT if made or (lines and not _is_one_token(lines)) else TOKEN), None
+        has_several = any(axis.size > 1 for axis in _without_samples(lines))
+        return (SLOT if made or has_several else TOKEN), None
     places = torch.tensor(order, device=lines[along[0]].device)
     number = token_numbers({axis: lines[axis][places] for axis in along})
     assert number is not None  # noqa: S101

@@ -43,7 +43,7 @@ from dsf.inspection.causal.coordinates import (
     varies,
     windows_of,
 )
-from dsf.inspection.recording import written_places
+from dsf.inspection.recording import written_into, written_places
 
 
 class Way(Enum):
@@ -126,13 +126,8 @@ def _is_pointwise(func: Any) -> bool:
 
 
 def tensors_of(args: Sequence[Any]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for part in args:
-        if isinstance(part, Tensor):
-            found.append(part)
-        elif isinstance(part, tuple | list):
-            found += [each for each in part if isinstance(each, Tensor)]
-    return found
+    parts = (part if isinstance(part, tuple | list) else (part,) for part in args)
+    return [each for part in parts for each in part if isinstance(each, Tensor)]
 
 
 def _plain(part: Any) -> Hashable:
@@ -158,8 +153,7 @@ class Done:
         self.given = tensors_of((*args, *kwargs.values()) if kwargs else args)
         self.outs = tensors_of(out if isinstance(out, tuple | list) else (out,))
         if not self.outs:  # of some operations only arguments are results
-            places = written_places(func)
-            self.outs = tensors_of([args[k] if k < len(args) else kwargs[x] for k, x in places])
+            self.outs = written_into(func, args, kwargs)
         self.made_of: tuple[Coordinates | None, ...] = ()
         self.first: Coordinates | None = None
 
@@ -249,8 +243,8 @@ class Projections:
         Of an input with several axes only what a window slid along alone, since an image has two,
         or what was summed up in order.
         """
-        axes = [one.axis for one in meetings if one.way in IN_ORDER]
-        self.are_places(axis for axis in axes if axis.source.is_line(axis))
+        lines = (one for one in meetings if one.axis.source.is_line(one.axis))
+        self.are_places(one.axis for one in lines if one.way in IN_ORDER)
         self.slide_along(one.axis for one in meetings if one.way in (Way.NEIGHBOURS, Way.RUNS))
 
     def slide_along(self, axes: Iterable[InputAxis]) -> None:
@@ -338,7 +332,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
                 # Coordinates of each place are features of it.
                 features = {-1} if any(varies(p, k) for p in others for k in inner) else set()
                 unknown[axis] = {*varying(found.plane)} - features
-            if found.is_of_one:
+            if found.meet and found.plane.numel() == 1:  # which has the index of one of them
                 met.add(axis)
         met |= part.met
     for axis in [axis for axis in planes if axis.source.before]:
@@ -629,8 +623,6 @@ def _scored(queries: Coordinates | None, keys: Planes, dim: int) -> list[InputAx
 def groups_of(given: Coordinates, shape: Size) -> Planes:
     """The positions of groups that become one token each: rows, where none shares a token."""
     # None where rows hold single tokens, or where a token is in several rows.
-    if given.shape[:-1] != shape[:-1] or len(given.shape) < 2:
-        return {}
     places = {axis: plane for axis, plane in given.planes.items() if is_place(axis)}
     inside = [axis for axis, plane in places.items() if reduced(plane, [-1])[1]]
     ahead = list(range(len(given.shape) - 1))
@@ -673,12 +665,6 @@ def has_many_and_one(plane: Tensor | None, dim: int) -> bool:
         return False
     many, single = (short == MANY).any(dim), (short >= 0).any(dim)
     return bool((many & single).any())
-
-
-def is_made_of_many(plane: Tensor, dim: int) -> bool:
-    """Whether some places along an axis, but not all, hold what is made of many tokens."""
-    many = small(plane) == MANY
-    return bool((many.any(dim) & ~many.all(dim)).any())
 
 
 def slots_of(
@@ -966,22 +952,21 @@ class Rules:
         found = [c for _, c in pairs if c is not None]
         if not found:
             return self._looked_up(done)
-        above = int(done.name in _PADDED)  # zero, which no index is then
         rest = rest[:1] if done.name == "constant_pad_nd" else rest
         met = frozenset[InputAxis]().union(*(one.met for one in found))
         made = tuple(Coordinates(out.shape, {}, met=met) for out in done.outs)
         for which in ("planes", "columns"):
             for axis in dict.fromkeys(axis for c in found for axis in getattr(c, which)):
-                given = [
-                    torch.full(one.shape, NONE, device=one.device)
+                given = [  # of which zero is no index, as between the elements that are moved
+                    torch.zeros(one.shape, device=one.device)
                     if c is None or axis not in getattr(c, which)
-                    else (getattr(c, which)[axis] + above).contiguous()
+                    else (getattr(c, which)[axis] - NONE).contiguous()
                     for one, c in pairs
                 ]
                 out = done.func(*([given] if several else given), *rest, **done.kwargs)
                 parts = tensors_of(out if isinstance(out, tuple | list) else (out,))
                 for one, part in zip(made, parts, strict=True):
-                    plane = part - above if above else part
+                    plane = part + NONE
                     if done.name == "index_select" and axis in axis.source.transformed:
                         plane = _in_order(plane, axis, done.args[1])
                     is_line = several and axis in met and which == "planes"
@@ -1052,7 +1037,8 @@ class Rules:
 
     def _scattered(self, done: Done) -> Followed:
         """Numbers written to places that an index names, or added up there."""
-        args, place = done.args, 2 if _is_by_mask_or_indices(done) else 3
+        is_by_places = "index_put" in done.name or done.name == "masked_scatter"
+        args, place = done.args, 2 if is_by_places else 3
         source = args[place] if isinstance(args[place], Tensor) else None
         into, found = self._known.of(args[0]), self._known.of(source)
         adds = bool(done.argument(3, False)) if place == 2 else done.name in _SUMMING
@@ -1189,7 +1175,7 @@ class Rules:
         return Followed((Coordinates(shape, planes),), tuple(meetings))
 
     def _sorted(self, done: Done) -> Followed:
-        if done.first is None or len(done.outs) != 2:
+        if done.first is None:
             return self._unknown(done)
         values, places = done.outs
         dim = done.argument(2 if done.name == "topk" else 1, -1)
@@ -1276,9 +1262,10 @@ class Rules:
             self._projections.are_places(scored)
             along = (axis for c in both for axis, plane in c.planes.items() if varies(plane, -2))
             meetings = [Meeting(x, Way.ATTENTION) for x in dict.fromkeys(along)]
-            read = value.planes if value is not None else {}
-            made_of_many = (x for x in read if is_place(x) and is_made_of_many(read[x], -2))
-            meetings += [Meeting(x, words=MANY_AND_ONE) for x in made_of_many]
+            for axis, plane in value.planes.items() if value is not None else ():
+                many = small(plane) == MANY
+                if is_place(axis) and bool((many.any(-2) & ~many.all(-2)).any()):
+                    meetings.append(Meeting(axis, words=MANY_AND_ONE))
             return done.returns(made, meetings)
         if value is None:
             return self._unknown(done)
@@ -1355,10 +1342,10 @@ def sent_to_all(
     if made is None:
         return ()
     pooled = [x for x in made.positions if bool((small(made.planes[x]) == MANY).all())]
-    sizes = [prod(x.size for x in pooled if x.source is axis.source) for axis in pooled]
     before = [one.shape[::-1] for one in parts if one is not None]
     found = []
-    for axis, whole in zip(pooled, sizes, strict=True):
+    for axis in pooled:
+        whole = prod(x.size for x in pooled if x.source is axis.source)
         new = (
             -1 - dim
             for dim, size in enumerate(made.shape[::-1])
@@ -1411,10 +1398,6 @@ def _indices(done: Done) -> list[tuple[Tensor, int]]:
     named = [k for k, index in enumerate(given) if index is not None]
     covered = sum(given[k].ndim if given[k].dtype is torch.bool else 1 for k in named)
     return [(given[k], args[0].ndim - named[0] - covered) for k in named]
-
-
-def _is_by_mask_or_indices(done: Done) -> bool:
-    return "index_put" in done.name or done.name == "masked_scatter"
 
 
 def _named(done: Done, plane: Tensor) -> Tensor:
@@ -1495,8 +1478,6 @@ MOVES |= {"repeat_interleave", "im2col", "constant_pad_nd", "diag_embed"}
 MOVES |= {f"{kind}_pad{k}d" for kind in ("reflection", "replication") for k in (1, 2, 3)}
 _PLACED = {"select_scatter", "slice_scatter", "diagonal_scatter"}
 MOVES |= _PLACED
-_PADDED = {"im2col", "constant_pad_nd", "diag_embed"}
-"""What puts zeros between the elements that it moves."""
 _KEEPS = {"clone", "_to_copy", "contiguous", "native_dropout", "dropout", "tril", "triu"}
 _KEEPS |= {"lift_fresh", "resolve_conj", "resolve_neg", "conj", "real", "imag", "nan_to_num"}
 _KEEPS |= {"_native_batch_norm_legit_no_training", "_batch_norm_no_update"}
@@ -1507,7 +1488,7 @@ _MADE_ANEW = {"fill", "zero", "bernoulli", "normal", "uniform", "random"}
 _BATCH_NORMS = {"batch_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm"}
 _BATCH_NORMS |= {"_batch_norm_with_update", "_batch_norm_with_update_functional"}
 _NORMS = {"native_layer_norm", "_fused_rms_norm", "rms_norm", "native_group_norm"}
-_ADDING = {"addmm", "baddbmm", "addmv", "addbmm"}
+_ADDING = {"addmm", "baddbmm", "addmv"}
 _PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "linear", "mv", "addmv", "dot", "vdot"}
 _TRANSFORMS = {"_fft_c2c", "_fft_r2c", "_fft_c2r"}
 _RUNNING = {"cumsum", "cumprod", "logcumsumexp", "cummax", "cummin"}

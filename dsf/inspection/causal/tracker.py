@@ -461,8 +461,7 @@ class Tracker:
         if not meetings:
             return
         frame = None if where.module is None else where.frame_of(where.module)
-        is_of_us = any(one.chooses for one in meetings) and is_ours()
-        if where.module is None or frame is None or is_of_us:
+        if frame is None or (any(one.chooses for one in meetings) and is_ours()):
             self.is_sure = False
             return
         for meeting in meetings:
