@@ -39,7 +39,7 @@ def isolated(model: nn.Module) -> Iterator[Callable[[], Changes]]:
     Python. Yields a function that says what has been changed in evaluation mode until now.
     """
     with (
-        _same_numbers_later(model),
+        same_numbers(model),
         torch.inference_mode(False),
         torch.no_grad(),
         restored(model) as changes,
@@ -362,23 +362,15 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _same_numbers_later(model: nn.Module) -> Iterator[None]:
-    """After the ``with`` block, the random numbers follow that would have followed before it."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()
+def same_numbers(model: nn.Module) -> Iterator[Callable[[], bool]]:
+    """Let a pass draw the numbers that the next one draws, too; yield whether any were drawn."""
+    of_python, of_numpy, before = random.getstate(), np.random.get_state(), random_state(model)
     with torch.random.fork_rng(devices=_gpus(model)):
         try:
-            yield
+            yield lambda: before != random_state(model)
         finally:
             random.setstate(of_python)
             np.random.set_state(of_numpy)
-
-
-@contextmanager
-def same_numbers(model: nn.Module) -> Iterator[Callable[[], bool]]:
-    """Let a pass draw the numbers that the next one draws, too; yield whether any were drawn."""
-    with _same_numbers_later(model):
-        before = random_state(model)
-        yield lambda: before != random_state(model)
 
 
 def random_state(model: nn.Module) -> tuple[Any, ...]:
