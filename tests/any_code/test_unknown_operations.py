@@ -346,6 +346,25 @@ def test_a_token_that_is_sent_to_a_sequence_with_or_without_samples(samples, sha
     assert {one.name for one in found.unsupported} == {"Two"}
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_what_a_thread_sends_into_the_values_of_another_sequence_is_listed(keeps):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.enter = Attention(), nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x, other):
+            made = []
+            pooled = threading.Thread(target=lambda: made.append(other.mean(1, keepdim=True)))
+            pooled.start()
+            pooled.join()
+            x = self.enter(x) * made[0].sigmoid()
+            return self.attention(x) + x if keeps else self.attention(x)
+
+    found = dsf.inspect(drawn(Two()), tokens(2, 7, WIDTH), tokens(2, 9, WIDTH, seed=3), probe=())
+    assert [one.name for one in found.unsupported] == ["Two"]
+
+
 @pytest.mark.parametrize("fault", [NameError, AttributeError, TypeError])
 @pytest.mark.parametrize("name", ["moved_between", "Repetition.compare", "with_other_tokens"])
 def test_a_fault_of_the_inspection_is_called_one_and_ends_nothing(name, fault, monkeypatch):

@@ -144,6 +144,7 @@ class Repetition:
         """Note how much of a tensor that ``one`` is given moves at other tokens."""
         if not self.cells:
             self.given[one] = after
+            return
         before = before if self.like is None else self.like.given.get(one, before)
         if not (isinstance(before, Tensor) and isinstance(after, Tensor)):
             return
@@ -160,20 +161,21 @@ class Repetition:
 
         differs = after != before
         if seen is None:
-            self.is_lost |= bool(self.cells) and largest(differs) > 0
+            self.is_lost |= largest(differs) > 0
             return
         if before.numel() != seen.shape.numel():
             return
         differs = differs.reshape(seen.shape)
         made_of = frozenset[InputAxis]().union(*map(all_before, seen.positions))
         owned = own(seen, self.cells)
-        if owned is None:  # slots and groups, whose making is asked about by itself
+        if owned is None and not _has_tokens(seen, self.cells):
+            # slots and groups, whose making is asked about by itself
             if any(not made_of.isdisjoint(cell) for cell in self.cells):
                 self.in_slots = max(self.in_slots, largest(differs))
             return
         inside, is_hidden = _with_groups(differs, seen, self.cells)
         self.has_hidden |= is_hidden
-        if made_of:
+        if made_of and owned is not None:
             self.in_slots = max(self.in_slots, largest(differs & inside & ~owned))
         if size := largest(differs & ~inside):
             change = (after.double() - before.double()).abs().reshape(seen.shape)
