@@ -130,20 +130,9 @@ def test_tokens_of_one_sequence_without_a_sample_axis_were_mixed(way):
     assert {"inner", "mix"} <= answered(inspected(Between(UNBATCHED[way]), X[0]))
 
 
-def _ends_repeated(x):
-    return torch.cat([x[:, :1], x[:, :-1]], 1) + torch.cat([x[:, 1:], x[:, -1:]], 1)
-
-
 UNKNOWN_PLACES = {
-    "sums of neighbours, ends repeated": _ends_repeated,
-    "sums of a sequence twice": lambda x: (
-        torch.cat([x, x.flip(1)], 1) + torch.cat([x.roll(1, 1), x], 1)
-    ),
     "sorted in every channel": lambda x: x.sort(1).values,
     "largest in every channel": lambda x: x.topk(3, 1).values,
-    "products of neighbours, twice": lambda x: (
-        torch.cat([x, x], 1) * torch.cat([x.roll(2, 1), x.roll(1, 1)], 1)
-    ),
 }
 MIX_PLACES = {
     "convolution": lambda x: functional.avg_pool1d(x.mT, 3, 1, 1).mT,
@@ -206,35 +195,41 @@ SCORE = drawn(WIDTH, 1)
 CLUSTERS = torch.arange(STEPS).unflatten(0, (2, -1)).repeat_interleave(6, 0)
 MANY_EACH = {
     "a gram matrix of each": lambda x: (_in_halves(x).mT @ _in_halves(x)).mean(-1),
-    "weighted by scores": lambda x: ((_in_halves(x) @ SCORE).softmax(2).mT @ _in_halves(x)).squeeze(
-        2
-    ),
-    "weighted by scores, as a sum": lambda x: torch.einsum(
+    "weighted by scores": lambda x: torch.einsum(
         "ngw,ngwc->ngc", (_in_halves(x) @ SCORE)[..., 0].softmax(2), _in_halves(x)
     ),
-    "the smallest of each": lambda x: _in_halves(x).sort(2).values[:, :, 0],
     "clusters that share their tokens": lambda x: (
         (x[:, CLUSTERS] @ SCORE).softmax(2).mT @ x[:, CLUSTERS]
     ).squeeze(2),
     "sums of lists of tokens": lambda x: torch.stack(
         torch._foreach_add(x.unbind(1), x.roll(3, 1).unbind(1)), 1
     ),
-    "means of parts, stacked": lambda x: torch.stack(
-        [part.mean(1) for part in x.split([1, 4, 3, 4], 1)], 1
-    ),
     "means of beginnings, in a row": lambda x: torch.cat(
         [x[:, :last].mean(1, keepdim=True) for last in (1, 4, 9, STEPS)], 1
     ),
-    "distances within each": lambda x: (
-        torch.cdist(_in_halves(x), _in_halves(x)).mean((2, 3))[..., None].expand(-1, -1, WIDTH)
+    "sums of neighbours, ends repeated": lambda x: (
+        torch.cat([x[:, :1], x[:, :-1]], 1) + torch.cat([x[:, 1:], x[:, -1:]], 1)
+    ),
+    "sums of a sequence twice": lambda x: (
+        torch.cat([x, x.flip(1)], 1) + torch.cat([x.roll(1, 1), x], 1)
     ),
 }
 
 
-@pytest.mark.parametrize("mix", ["convolution", "sums"])
+@pytest.mark.xfail(strict=True, reason="places of many tokens each are not told apart further")
 @pytest.mark.parametrize("way", MANY_EACH)
-def test_places_that_are_made_of_many_tokens_each_are_mixed_again(way, mix):
-    inner = nn.Sequential(Inner(MANY_EACH[way]), nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix]))
+def test_places_that_are_made_of_many_tokens_each_are_mixed_again(way):
+    mix = Inner(MIX_PLACES["convolution"])
+    inner = nn.Sequential(Inner(MANY_EACH[way]), nn.Linear(WIDTH, WIDTH), mix)
+    assert {"inner.run.2", "mix"} <= answered(inspected(Between(inner), X))
+
+
+def test_the_smallest_of_each_group_are_mixed_again():
+    smallest, mix = (
+        Inner(lambda x: _in_halves(x).sort(2).values[:, :, 0]),
+        Inner(MIX_PLACES["sums"]),
+    )
+    inner = nn.Sequential(smallest, nn.Linear(WIDTH, WIDTH), mix)
     assert {"inner.run.2", "mix"} <= answered(inspected(Between(inner), X))
 
 
@@ -259,9 +254,7 @@ def _edges_to(lands):
     return lambda model, x: lands(model.weigh(torch.cat([x[:, ONE], x[:, OTHER]], dim=-1)))
 
 
-OVERLAPPING = ("clusters that share their tokens", "means of beginnings, in a row")
-ITSELF = {way: _by_itself(run) for way, run in UNKNOWN_PLACES.items()}
-ITSELF |= {way: _by_itself(MANY_EACH[way]) for way in OVERLAPPING}
+ITSELF = {way: _by_itself(run) for way, run in (UNKNOWN_PLACES | MANY_EACH).items()}
 ITSELF |= {way: _edges_to(lands) for way, lands in LANDS.items()}
 
 

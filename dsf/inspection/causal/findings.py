@@ -33,7 +33,7 @@ from dsf.inspection.causal.replay import (
     moved,
 )
 from dsf.inspection.causal.roles import SLOT, NoTokensError, has_maps_of, maps_of
-from dsf.inspection.causal.rules import Meeting, Way
+from dsf.inspection.causal.rules import Meeting, Way, has_unknown_places
 from dsf.inspection.causal.tracker import Kept, TokenMixing, Tracker
 from dsf.inspection.errors import UnreadableError
 from dsf.inspection.results.table import Table
@@ -272,6 +272,8 @@ def _has_several_sequences(run: Invocation | None) -> bool:
     )
 
 
+_OF_SLOTS = {Way.FIXED, Way.RETURNS, Way.REMAKES}
+"""How tokens meet in what other mixers are given, or get what these return of many tokens."""
 SORTED = "it sorts tokens, and a module around it returns each in its place"
 
 
@@ -464,7 +466,8 @@ def _judged(
             mixers in it are given, though these keep what they return.
     """
     held = Held(inside, () if asked.is_read else others)
-    makes_slots = bool(met) and not any(map(_reads_slots, invocation.calls))
+    makes_slots = any(one.way in _OF_SLOTS or has_unknown_places(one.axis) for one in met)
+    makes_slots &= not any(map(_reads_slots, invocation.calls))
     # Positions that are made of others, as patches of pixels, are replaced with these.
     ask = partial(moved, invocation, with_made=any(one.axis.windows for one in met))
     asked = replace(asked, runs=((invocation, held),))

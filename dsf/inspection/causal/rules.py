@@ -305,7 +305,6 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     meetings: dict[InputAxis, Meeting] = {}
     planes: Planes = {}
     columns: Planes = {}
-    unknown: dict[InputAxis, set[int]] = {}
     met = set[InputAxis]()
     for part in parts:
         for axis, plane in part.columns.items():
@@ -327,11 +326,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             if found.meet and (pair := pair_of(before, part.planes, axis)):  # as scores are
                 planes[axis], columns[axis] = pair
             elif found.meet and not are_each_once(before | part.planes | planes, axis):
-                others = (p for x, p in part.planes.items() if x.source is axis.source)
-                inner = range(1, len(shape) - 1)
-                # Coordinates of each place are features of it.
-                features = {-1} if any(varies(p, k) for p in others for k in inner) else set()
-                unknown[axis] = {*varying(found.plane)} - features
+                planes[axis] = torch.full((), MANY, device=plane.device).expand(shape)
             if found.meet and found.plane.numel() == 1:  # which has the index of one of them
                 met.add(axis)
         met |= part.met
@@ -340,8 +335,6 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
         meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
         del planes[axis]
-    for axis, along in unknown.items():
-        lay_out(planes, axis, along, shape)
     made = Coordinates(shape, planes, columns, frozenset(met))
     return Followed((made,), tuple(meetings.values()))
 
@@ -381,21 +374,18 @@ def same_places(like: Coordinates, shape: Size) -> Coordinates | None:
     return Coordinates(shape, {axis: plane.expand(shape) for axis, plane in planes.items()})
 
 
-def unknown_places(given: Coordinates, shape: Size) -> Coordinates:
+def of_all(given: Coordinates, shape: Size) -> Coordinates:
     """The coordinates of what may be made of all tokens of another tensor, each sample apart."""
     planes = {}
     for axis in given.positions:
         plane = given.planes[axis]
         first = plane[(slice(None), *[slice(0, 1)] * (plane.ndim - 1))]
-        is_first = plane.ndim > 2 or counts_samples(axis)
-        is_first &= shape[:1] == plane.shape[:1]
+        is_first = plane.ndim > 2 and shape[:1] == plane.shape[:1]
         if is_first and torch.equal(first.expand_as(plane), plane):
             planes[axis] = first.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-    along = range(bool(planes), len(shape) - 1)  # features lie last
-    for axis in [axis for axis in given.positions if axis not in planes]:
-        planes[axis] = torch.zeros((), device=given.planes[axis].device).expand(shape)
-        if axis.size > 1:
-            lay_out(planes, axis, along, shape)
+        else:
+            one = MANY if axis.size > 1 else 0.0
+            planes[axis] = torch.full((), one, device=plane.device).expand(shape)
     return Coordinates(shape, planes)
 
 
@@ -517,16 +507,14 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
             planes[axis] = kept
             meet(axis, Way.SUMS)
         elif reduced(lost, [-3 - dim])[1]:
-            operand = rows if dim == -1 else reads
-            both = _side_by_side(axis, operand, dim)
-            made = {
-                each: p for each, p in both.planes.items() if each not in operand or each is axis
-            }
-            planes.update({each: plane.expand(shape) for each, plane in made.items()})
+            both = _side_by_side(axis, rows if dim == -1 else reads, dim)
+            planes[axis] = both.planes[axis]
             columns.update({axis: line.expand(shape) for axis, line in both.columns.items()})
+            if bool((small(planes[axis]) == MANY).all()):
+                pooled[axis] = {*varying(lost)} - {dim}
             meet(axis, Way.RUNS, "a projection sums channels of different tokens")
         elif other is not None:
-            pooled[axis] = {*varying(lost)} - {dim}
+            planes[axis] = torch.full((), MANY, device=device)
         elif has_many_and_one(lost, dim) or not are_channels(axis):
             slots.setdefault(dim, {})[axis] = lost
             meet(axis, Way.FIXED)
@@ -557,9 +545,7 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
         read, many_reads = reduced(other, [-2]) if other is not None else (None, False)
         if many_rows and many_reads:  # sums over both: a product of channels, or a pool
             if is_place(axis) and not are_coordinates(axis, scored):
-                both = (one, other)
-                dims = (k for line in both if line is not None for k in varying(line))
-                pooled[axis] = {*dims} - {-1, -2}
+                planes[axis] = torch.full((), MANY, device=device)
                 meet(axis, Way.SUMS)
         elif many_rows and one is not None:
             inner(axis, one, read, -1, right)
@@ -668,7 +654,12 @@ def has_many_and_one(plane: Tensor | None, dim: int) -> bool:
 
 
 def slots_of(
-    axes: Sequence[InputAxis], dim: int, shape: Size, device: torch.device | None
+    axes: Sequence[InputAxis],
+    dim: int,
+    shape: Size,
+    device: torch.device | None,
+    *,
+    name: str = "slots",
 ) -> Planes:
     """New positions along ``dim``, each a sum over the tokens along ``axes``."""
     # One axis for all layers that make such slots. Slots of slots are made of the tokens of these,
@@ -681,10 +672,19 @@ def slots_of(
     )
     first = min(roots, key=lambda axis: (axis.source.name, axis.number, axis.size))
     known = first.source.slots
-    if (roots, dim, shape[dim]) not in known:
-        source = Source("slots", before=roots, kind="slots")
-        known[roots, dim, shape[dim]] = InputAxis(source, dim, shape[dim])
-    return {known[roots, dim, shape[dim]]: counted(shape, dim, device)}
+    key = name, roots, dim, shape[dim]
+    if key not in known:
+        known[key] = InputAxis(Source(name, before=roots, kind="slots"), dim, shape[dim])
+    return {known[key]: counted(shape, dim, device)}
+
+
+UNKNOWN_PLACES = "unknown places"
+
+
+def has_unknown_places(axis: InputAxis) -> bool:
+    """Whether there are places that are made of tokens along an axis that are not known."""
+    found = (x for each in (axis, *all_before(axis)) for x in each.source.slots.values())
+    return any(x.source.name == UNKNOWN_PLACES for x in found)
 
 
 def lay_out(planes: Planes, axis: InputAxis, along: Iterable[int], shape: Size) -> None:
@@ -693,7 +693,7 @@ def lay_out(planes: Planes, axis: InputAxis, along: Iterable[int], shape: Size) 
     Of many tokens together, where it has no place.
     """
     device = planes.pop(axis).device
-    places = [slots_of([axis], dim, shape, device) for dim in sorted(along)]
+    places = [slots_of([axis], k, shape, device, name=UNKNOWN_PLACES) for k in sorted(along)]
     if not places:
         planes[axis] = torch.full((), MANY, device=device).expand(shape)
     for each in places:
@@ -935,8 +935,7 @@ class Rules:
             for axis, ends in found.items()
             if max(ends) > min(ends)
         ]
-        further = [unknown_places(parts[0], out.shape) if parts else None for out in done.outs[1:]]
-        return Followed((same, *further), tuple(meetings))
+        return done.returns(same, meetings)
 
     # elements moved
 
@@ -972,15 +971,7 @@ class Rules:
                     is_line = several and axis in met and which == "planes"
                     plane = set_in_place(plane, axis) if is_line else plane
                     getattr(one, which)[axis] = compact(plane)
-        chosen = self._chosen(done, made[0])
-        if done.name not in ("cat", "stack"):
-            return Followed(made, chosen)
-        dim = done.argument(1, 0) % len(made[0].shape)
-        of_many = _side_by_side_of_many(made[0], dim, len(pairs))
-        for axis in of_many:
-            lay_out(made[0].planes, axis, [dim], made[0].shape)
-        meetings = [Meeting(axis, words="places are made of many tokens each") for axis in of_many]
-        return Followed(made, (*chosen, *meetings))
+        return Followed(made, self._chosen(done, made[0]))
 
     def _deciding(self, done: Done, *, by_ids: bool = False) -> Iterator[tuple[InputAxis, Tensor]]:
         """The planes of the tokens that decide which elements an operation takes or writes into.
@@ -1356,14 +1347,6 @@ def sent_to_all(
             words = "what is made of all tokens is sent to as many places"
             found.append(Meeting(axis, Way.RETURNS, words))
     return tuple(found)
-
-
-def _side_by_side_of_many(made: Coordinates, dim: int, parts: int) -> list[InputAxis]:
-    """The axes of which several parts, each one place, are made of many tokens."""
-    if made.shape[dim] != parts or prod(made.shape[dim + 1 :]) == 1:  # or features
-        return []
-    lines = {x: (made.planes[x].movedim(dim, 0) == MANY).flatten(1) for x in made.positions}
-    return [axis for axis, line in lines.items() if int(line.all(dim=1).sum()) > 1]
 
 
 def _without_lost_keys(given: Sequence[Coordinates | None], made: Followed) -> Followed:

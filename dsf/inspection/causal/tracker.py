@@ -250,9 +250,7 @@ class Tracker:
         for k, part in enumerate(outputs):
             found, is_open = None, k > 0 and not isinstance(module, nn.RNNBase | nn.RNNCellBase)
             if like is not None and are_numbers(part):
-                found = rules.same_places(like, part.shape) or rules.unknown_places(
-                    like, part.shape
-                )
+                found = rules.same_places(like, part.shape) or rules.of_all(like, part.shape)
                 if k > 0 and isinstance(module, nn.RNNBase):
                     found = state_left(module, like, part.shape)
                 elif k > 0 and isinstance(module, nn.MultiheadAttention):
@@ -298,7 +296,7 @@ class Tracker:
         for part in lost:
             whole = [c for one in given if (c := self.of(one)) is not None]
             alike = (m for c in whole if (m := rules.same_places(c, part.shape)))
-            other = rules.unknown_places(whole[0], part.shape) if whole else None
+            other = rules.of_all(whole[0], part.shape) if whole else None
             self._known.know(part, next(alike, other))
 
     def _is_constant(self, invocation: Any) -> bool:
