@@ -326,7 +326,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             if found.meet and (pair := pair_of(before, part.planes, axis)):  # as scores are
                 planes[axis], columns[axis] = pair
             elif found.meet and not are_each_once(before | part.planes | planes, axis):
-                planes[axis] = torch.full((), MANY, device=plane.device).expand(shape)
+                planes[axis] = _around_places(found.plane, axis, shape)
             if found.meet and found.plane.numel() == 1:  # which has the index of one of them
                 met.add(axis)
         met |= part.met
@@ -337,6 +337,14 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
         del planes[axis]
     made = Coordinates(shape, planes, columns, frozenset(met))
     return Followed((made,), tuple(meetings.values()))
+
+
+def _around_places(plane: Tensor, axis: InputAxis, shape: Size) -> Tensor:
+    """The tokens of places in which others joined them: of many, unless there are as many places."""
+    along = [dim for dim in range(len(shape)) if varies(plane, dim)]
+    if len(along) == 1 and shape[along[0]] == axis.size:
+        return counted(shape, along[0], plane.device)
+    return torch.full((), MANY, device=plane.device).expand(shape)
 
 
 def _meet_before(
