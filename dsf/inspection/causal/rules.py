@@ -340,7 +340,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
 
 
 def _around_places(plane: Tensor, axis: InputAxis, shape: Size) -> Tensor:
-    """The tokens of places in which others joined them: of many, unless there are as many places."""
+    """The tokens of places in which others joined them; many, unless there are as many places."""
     along = [dim for dim in range(len(shape)) if varies(plane, dim)]
     if len(along) == 1 and shape[along[0]] == axis.size:
         return counted(shape, along[0], plane.device)
