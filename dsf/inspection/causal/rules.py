@@ -964,7 +964,7 @@ class Rules:
         made = tuple(Coordinates(out.shape, {}, met=met) for out in done.outs)
         for which in ("planes", "columns"):
             for axis in dict.fromkeys(axis for c in found for axis in getattr(c, which)):
-                given = [  # of which zero is no index, as between the elements that are moved
+                given = [  # zero stands for no index, as between the elements that are moved
                     torch.zeros(one.shape, device=one.device)
                     if c is None or axis not in getattr(c, which)
                     else (getattr(c, which)[axis] - NONE).contiguous()
