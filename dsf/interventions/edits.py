@@ -38,7 +38,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name != "applied":
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return import_module("dsf.interventions.intervention").applied  # which needs torch
+    return import_module("dsf.interventions.applied").applied  # which needs torch
 
 
 Chosen = int | str | slice | Sequence[int | str | slice] | None

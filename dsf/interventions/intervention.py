@@ -6,15 +6,12 @@ compute their own coefficients anew. Layers without an edit run as they are.
 
 ``LiveModel`` keeps all calls of mixers of the clean run, so that edits can be tried on them before
 the model runs again.
-
-``edits.applied`` has edits hold while a user calls a model or has it generate. Where a call
-continues a cache, an edited mixer is read from what it was given on the whole sequence.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,34 +24,22 @@ from torch.utils._pytree import tree_leaves, tree_map
 from dsf.attribution.targets import Positions, Target, measured, put_out
 from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
-from dsf.inspection.capture.calls import Call, Through, call_output
-from dsf.inspection.capture.isolation import isolated, uncompiled
+from dsf.inspection.capture.calls import Call, Through
+from dsf.inspection.capture.isolation import isolated
 from dsf.inspection.capture.precision import dtype_of
 from dsf.inspection.capture.weights import check_runnable
 from dsf.inspection.choice import Chosen, chosen_layers
 from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
 from dsf.inspection.families.registry import Known, known_modules
-from dsf.inspection.model_input import model_input, numbers_in, run, tokens_shown
+from dsf.inspection.model_input import model_input, run, tokens_shown
 from dsf.inspection.rebuild import Limits, captured_layers, rebuild
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.saving import save
-from dsf.inspection.seen_attentions import (
-    CallKey,
-    Exchange,
-    Followed,
-    following,
-    joined,
-    key_of,
-)
+from dsf.inspection.seen_attentions import CallKey, key_of
 from dsf.interventions.edited_mixing import EditedMixer, edited_response
-from dsf.interventions.edits import Cut, Edit, MapFrom, Mean, Reduce
+from dsf.interventions.edits import Edit
 from dsf.runtime.shapes import of_kind
-
-SEVERAL = ("query", "key", "tokens")
-"""Fields of edits that may hold several tokens."""
-ONE = ("token", "from_", "until")
-"""Fields that hold one token."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -396,111 +381,3 @@ def _run(
             f"{type(results[-1]).__name__}, so nothing can be compared."
         )
     return calls, output.detach().clone()  # a later run may write into that of this one
-
-
-@contextmanager
-def applied(
-    model: nn.Module,
-    edits: Sequence[Edit] | Edit,
-    *,
-    sources: Mapping[str, Inspection] | None = None,
-    adapters: Sequence[Adapter] = (),
-) -> Iterator[None]:
-    """Edit the token mixers of a model while you call it, or have it generate.
-
-    A call on a prompt returns what ``dsf.intervene`` returns for it. Edits also hold for every
-    token that is generated, caches included: a cut of ``key=3`` keeps all later tokens from
-    reading token 3. Tokens that there are not yet are edited as soon as there are; negative
-    positions count from the latest token. At the beginning of every sequence the model runs twice
-    more, so that an edit that does not fit raises an error before the call.
-
-    Args:
-        model: a torch module; it is as it was after the ``with`` block.
-        edits, sources, adapters: as for ``dsf.intervene``.
-
-    Raises:
-        InspectionError: inside the block, if an edit does not fit, or needs tokens that are not
-            generated yet (``Reduce``, ``MapFrom``, ``Mean`` over this run).
-        ReconstructionError: inside the block, if an edited layer is not reproduced.
-
-    Example:
-        >>> import dsf, torch
-        >>> from dsf.loading import load_model
-        >>> model = load_model(dsf.models.folder("llama")).model
-        >>> ids, cut = torch.arange(1, 6)[None], dsf.edits.Cut(1, key=2)
-        >>> with dsf.edits.applied(model, [cut]):
-        ...     output = model(input_ids=ids)
-        >>> output.logits.equal(dsf.intervene(model, input_ids=ids, edits=cut).output)
-        True
-    """
-    wanted, others = checked_edits(edits), checked_sources(sources)
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"applied: 'model' expected a torch module, got {type(model).__name__}. Load a "
-            "checkpoint first: dsf.loading.load_model(folder).model."
-        )
-    model = uncompiled(model)
-
-    def begin(sequence: Followed) -> Exchange | None:
-        return _exchange(sequence, wanted, others, adapters) if wanted else None
-
-    with following(model, known_modules(model, adapters), begin=begin):
-        yield
-
-
-@torch.inference_mode(False)
-@torch.no_grad()
-def _exchange(
-    sequence: Followed,
-    wanted: tuple[Edit, ...],
-    sources: Mapping[str, Inspection],
-    adapters: Sequence[Adapter],
-) -> Exchange:
-    """Check the edits on the first call, and return how they change this one and later ones."""
-    given = sequence.inputs, sequence.named
-    ids = numbers_in(*given)
-    steps = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim > 1 else 0
-    present = [_present(edit, steps) if steps else edit for edit in wanted]
-    original = {id(now): edit for now, edit in zip(present, wanted, strict=True)}
-    with live_model(sequence.model, *given, adapters) as live:
-        (plan,) = live.plans([present], sources)
-
-    def exchange(key: CallKey, call: Call) -> Tensor | None:
-        planned: Planned | None = plan.get(key)
-        if planned is None:
-            return None
-        several = sequence.calls[key]
-        edits = tuple(original[id(edit)] for edit in planned.edits)
-        whole = [
-            each
-            for each in edits
-            if isinstance(each, Reduce | MapFrom) or (isinstance(each, Mean) and each.over is None)
-        ]
-        if len(several) > 1 and whole:
-            raise InspectionError(
-                f"applied: {whole[0]!r} of {planned.name} needs the whole sequence, which is not "
-                "known while it is generated. Call the model on the whole sequence, or use another "
-                "edit."
-            )
-        total = sum(sequence.steps)
-        now = tuple(_present(edit, total) if total else edit for edit in edits)
-        changed = replace(planned, edits=now).put_out(joined(several))
-        return changed[:, -call_output(call.output).shape[1] :]
-
-    return exchange
-
-
-def _present(edit: Edit, steps: int) -> Edit:
-    """The edit of the tokens that there are; one that changes nothing if there are none."""
-    names = {each.name for each in fields(edit)}
-    several: dict[str, Any] = {}
-    for name in names.intersection((*SEVERAL, *ONE)):
-        value = getattr(edit, name)
-        if isinstance(value, int) and not -steps <= value < steps:
-            if name in ONE or type(edit).__name__ == "Protect":
-                return Cut(edit.layer, key=[])
-            several[name] = []
-        elif isinstance(value, list):
-            is_there = (not isinstance(each, int) or -steps <= each < steps for each in value)
-            several[name] = [each for each, there in zip(value, is_there, strict=True) if there]
-    return replace(edit, **several)

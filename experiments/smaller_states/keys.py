@@ -21,7 +21,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import dsf
-from dsf.interventions.fewer_states import best_keys, key_layers
+from dsf.interventions.fewer_keys import best_keys, key_layers
 from dsf.loading import load_model
 from dsf.models import folder, recall
 from experiments.page import table
