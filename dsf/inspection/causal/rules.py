@@ -341,7 +341,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
 
 def _around_places(plane: Tensor, axis: InputAxis, shape: Size) -> Tensor:
     """The tokens of places in which others joined them; many, unless there are as many places."""
-    along = [dim for dim in range(len(shape)) if varies(plane, dim)]
+    along = varying(plane)
     if len(along) == 1 and shape[along[0]] == axis.size:
         return counted(shape, along[0], plane.device)
     return torch.full((), MANY, device=plane.device).expand(shape)
