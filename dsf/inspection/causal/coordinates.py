@@ -40,6 +40,7 @@ class Source:
         transformed: by axis the tokens that were given to Fourier transforms of another length, in
             the order in which they lay.
         before: the axes that the positions were made from.
+        is_known: whether it is known of which tokens along these each position is made.
         kind: ``input``; ``ids`` for integers that are not an image, nor features that weights sum
             over, which have no channels; or what the new positions are.
         coarser: by axis the new positions of which it is known what they were made of along it.
@@ -57,6 +58,7 @@ class Source:
     rank: int = 0
     size: int = 0
     before: frozenset["InputAxis"] = frozenset()
+    is_known: bool = True
     kind: str = "input"
     is_embedded: bool = False
     tables: dict["InputAxis", dict[Hashable, set[int]]] = field(default_factory=dict)

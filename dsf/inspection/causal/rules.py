@@ -340,7 +340,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
 
 
 def _around_places(plane: Tensor, axis: InputAxis, shape: Size) -> Tensor:
-    """The tokens of places in which others joined them; many, unless there are as many places."""
+    """One token for every place where there are as many in a row as tokens; else many in each."""
     along = varying(plane)
     if len(along) == 1 and shape[along[0]] == axis.size:
         return counted(shape, along[0], plane.device)
@@ -667,9 +667,9 @@ def slots_of(
     shape: Size,
     device: torch.device | None,
     *,
-    name: str = "slots",
+    is_known: bool = True,
 ) -> Planes:
-    """New positions along ``dim``, each a sum over the tokens along ``axes``."""
+    """New positions along ``dim``, each a sum over the tokens along ``axes``, or over some."""
     # One axis for all layers that make such slots. Slots of slots are made of the tokens of these,
     # so that the number of axes does not grow.
     dim = dim % len(shape)
@@ -680,28 +680,26 @@ def slots_of(
     )
     first = min(roots, key=lambda axis: (axis.source.name, axis.number, axis.size))
     known = first.source.slots
-    key = name, roots, dim, shape[dim]
+    key = roots, dim, shape[dim], is_known
     if key not in known:
-        known[key] = InputAxis(Source(name, before=roots, kind="slots"), dim, shape[dim])
+        source = Source("slots", before=roots, kind="slots", is_known=is_known)
+        known[key] = InputAxis(source, dim, shape[dim])
     return {known[key]: counted(shape, dim, device)}
 
 
-UNKNOWN_PLACES = "unknown places"
-
-
 def has_unknown_places(axis: InputAxis) -> bool:
-    """Whether there are places that are made of tokens along an axis that are not known."""
-    found = (x for each in (axis, *all_before(axis)) for x in each.source.slots.values())
-    return any(x.source.name == UNKNOWN_PLACES for x in found)
+    """Whether new positions were made of tokens along an axis without it being known of which."""
+    made = (new for each in (axis, *all_before(axis)) for new in each.source.slots.values())
+    return not all(new.source.is_known for new in made)
 
 
 def lay_out(planes: Planes, axis: InputAxis, along: Iterable[int], shape: Size) -> None:
-    """Say of what is made of tokens that are not known, and lies in places along some dimensions.
+    """Replace an axis, whose tokens are no longer told apart, by new positions along dimensions.
 
-    Of many tokens together, where it has no place.
+    Where there is none to lie along, all is taken to be made of many tokens together.
     """
     device = planes.pop(axis).device
-    places = [slots_of([axis], k, shape, device, name=UNKNOWN_PLACES) for k in sorted(along)]
+    places = [slots_of([axis], k, shape, device, is_known=False) for k in sorted(along)]
     if not places:
         planes[axis] = torch.full((), MANY, device=device).expand(shape)
     for each in places:
