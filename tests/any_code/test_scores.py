@@ -71,3 +71,30 @@ def test_the_score_of_a_token_with_itself_is_its_own():
         nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True),
     )
     assert answered(inspected(whole, X)) == {"2.self_attn"}
+
+
+class Pairs(nn.Module):
+    """Features of pairs of tokens, through weights, and their mean for each of the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.weigh = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return torch.tanh(self.weigh(x[:, :, None] * x[:, None])).mean(2)
+
+
+def test_weights_between_features_of_pairs_mix_no_tokens():
+    whole = nn.Sequential(Pairs(), nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True))
+    assert answered(inspected(whole, X)) == {"0", "1.self_attn"}
+
+
+def test_numbers_in_expanded_memory_are_followed():
+    def distances(x):
+        groups = x.unflatten(1, (2, -1))
+        spread = torch.cdist(groups, groups).mean((2, 3))
+        return spread[..., None].expand(-1, -1, WIDTH)
+
+    whole = nn.Sequential(Before(distances), nn.Linear(WIDTH, WIDTH), Before(lambda x: x))
+    whole.append(nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True))
+    assert answered(inspected(whole, X)) == {"0", "3.self_attn"}
