@@ -211,8 +211,8 @@ class Structure:
                 if isinstance(part, Tensor) and part.ndim == TOKENS and part.is_floating_point():
                     arguments = {takes: arguments.pop(name), **arguments}
                     break
-        weights = self._renamed(layer.weights)
-        return (replace(layer, module=module, arguments=arguments, weights=weights),)
+        weights, ran = self._renamed(layer.weights), self._renamed(layer.ran)
+        return (replace(layer, module=module, arguments=arguments, weights=weights, ran=ran),)
 
 
 def _evaluated(word: str, known: Sizes) -> int:

@@ -8,7 +8,7 @@ its module calls, too: compared are rows of the map times the values, of long se
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from threading import Lock
@@ -33,7 +33,13 @@ from dsf.inspection.capture.calls import (
     first_numbers,
     given_to,
 )
-from dsf.inspection.capture.containers import DiskStore, Fingerprint, is_cache, mapped
+from dsf.inspection.capture.containers import (
+    DiskStore,
+    Fingerprint,
+    is_cache,
+    mapped,
+    times_written,
+)
 from dsf.inspection.capture.isolation import random_state
 from dsf.inspection.capture.module_stack import ModuleStack
 from dsf.inspection.capture.precision import (
@@ -225,9 +231,35 @@ def _run_again(
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments.update(copied(given_to(twin, args, kwargs)))
 
-    with twin.register_forward_pre_hook(note, with_kwargs=True):  # behind those of the module
+    with (
+        twin.register_forward_pre_hook(note, with_kwargs=True),  # behind those of the module
+        _running(twin) as ran,
+    ):
         output, draws = _run(twin, invocation)
-    return replace(call, arguments=in_float64(arguments), output=output, draws=draws)
+    arguments = in_float64(arguments)
+    return replace(call, arguments=arguments, output=output, draws=draws, ran=ran)
+
+
+@contextmanager
+def _running(twin: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """What the plain projections in a module are given and return, but for what is written into."""
+    ran: dict[str, tuple[Tensor, Tensor]] = {}
+    writes: dict[str, list[int]] = {}
+
+    def keep(path: str, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if len(args) == 1:
+            ran[path] = args[0], output
+            writes[path] = list(map(times_written, ran[path]))
+
+    with ExitStack() as hooks:
+        for path, part in twin.named_modules():
+            hooked = part._forward_pre_hooks or part._forward_hooks or "forward" in vars(part)
+            if type(part) is nn.Linear and not hooked:
+                hooks.enter_context(part.register_forward_hook(partial(keep, path)))
+        yield ran
+    for path, before in writes.items():
+        if before != list(map(times_written, ran[path])):
+            del ran[path]
 
 
 def _attended(call: Call, invocation: Invocation, twin: nn.Module, _: Any) -> Call:
@@ -409,7 +441,7 @@ class LayerComparison:
         own = getattr(mixer, "axes", adapter.axes)
         axes = own if layer.maps is None else layer.maps.axes
         is_known = adapter.whole is not None or _knows_stages(adapter, mixer)
-        shell = partial(whole_layer, layer, adapter, mixer, self.tolerance)
+        shell = partial(whole_layer, replace(layer, ran={}), adapter, mixer, self.tolerance)
         return InspectedLayer(
             name=layer.name,
             family=layer.family,
@@ -557,6 +589,7 @@ def captured_layers(call: Call, adapter: Adapter, family: str) -> Iterable[Captu
         surroundings=around,
         maps=maps,
         made_of=call.made_of,
+        ran=call.ran,
     )
     return adapter.split(whole)
 

@@ -49,6 +49,10 @@ Exchange = Callable[["Call"], Tensor | None]
 """Function from a recorded call to the output that replaces its own; None keeps it."""
 
 
+Ran = Mapping[str, tuple[Tensor, Tensor]]
+"""By the path of a projection what it was given and what it returned."""
+
+
 class Through(Enum):
     """By which way a call was recorded."""
 
@@ -154,6 +158,7 @@ class Call:
             negative if its factors are turned; 0 where none of them did.
         refused: why the calls of its module are not sequences, where joining them showed that.
         around: where an attention ran again in float64, what its whole module returned then.
+        ran: where its module ran again in float64, what its projections were given and returned.
     """
 
     name: str
@@ -176,6 +181,7 @@ class Call:
     refused: str = ""
     draws: bool = False
     around: Tensor | None = None
+    ran: Ran = field(default_factory=dict)
 
     @property
     def first_output(self) -> Tensor:
@@ -358,6 +364,7 @@ class Captured:
         maps: which map of an attention belongs to which sample and head, as the run showed it;
             None where nothing was seen.
         made_of: by the name of an argument from which tokens the tensors in it are made, in order.
+        ran: what projections were given and returned, where the module ran in float64.
     """
 
     name: str
@@ -369,6 +376,7 @@ class Captured:
     surroundings: Surroundings | None = None
     maps: Any = None
     made_of: Mapping[str, list[Any]] = field(default_factory=dict)
+    ran: Ran = field(default_factory=dict)
 
     def project(self, name: str, x: Inexact[Tensor, "*axes"]) -> Inexact[Tensor, "*outputs"]:
         """``x`` projected by ``name.weight`` and, where there is one, ``name.bias``."""
@@ -376,7 +384,8 @@ class Captured:
 
     def projection(self, name: str) -> Project:
         """The projection ``name`` as a stage."""
-        return Project(self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
+        weight, bias = self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias")
+        return Project(weight, bias, self.ran.get(name))
 
 
 class Weights(Computed):

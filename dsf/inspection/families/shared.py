@@ -89,7 +89,9 @@ def activated(
 def some_rows(layer: Captured, name: str, pick: Callable[[Tensor], Tensor]) -> Project:
     """The projection ``name``, limited to those outputs that ``pick`` takes along the last axis."""
     whole = layer.projection(name)
-    return Project(pick(whole.weight.mT).mT, None if whole.bias is None else pick(whole.bias))
+    bias = None if whole.bias is None else pick(whole.bias)
+    ran = None if whole.ran is None else (whole.ran[0], pick(whole.ran[1]))
+    return Project(pick(whole.weight.mT).mT, bias, ran)
 
 
 def through(layer: Captured, x: Tensor, name: str, *factors: str) -> Tensor:

@@ -39,10 +39,16 @@ Tokens = Float[Tensor, "*batch time _"]
 
 @dataclass(frozen=True, eq=False)
 class Project:
-    """A projection of every token: ``weight x + bias``."""
+    """A projection of every token: ``weight x + bias``.
+
+    Attributes:
+        ran: what a module with these weights was given and returned. It is not multiplied out once
+            more for the same numbers.
+    """
 
     weight: Float[Tensor, "output width"]
     bias: Float[Tensor, " output"] | None = None
+    ran: tuple[Tokens, Tokens] | None = None
 
     def linear(self, x: Tokens) -> Tokens:
         return linear(x, self.weight)
@@ -55,6 +61,8 @@ class Project:
         return moved.reshape(*cotangent.shape[:-1], -1)
 
     def __call__(self, x: Tokens) -> Tokens:
+        if self.ran is not None and torch.equal(x, self.ran[0]):
+            return self.ran[1]
         return linear(x, self.weight, self.bias)
 
 
