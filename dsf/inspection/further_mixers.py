@@ -335,6 +335,7 @@ def share_of_probed(
     # What the program makes of numbers that leave torch is held in a replay, as is what it takes
     # from elsewhere.
     moved = None if driven.recording.is_all else replay.moved
+    held = _beside(invocation, held, driven)
 
     def of_draw(draw: int) -> float:
         try:
@@ -394,6 +395,20 @@ def _share_in_replays(
     if draw and not every.mixes:  # all that they move is themselves
         return math.nan
     return min(replay.share_of(every, left), 1 - spilled)
+
+
+def _beside(invocation: Invocation, held: Held, driven: Driven) -> Held:
+    """What is held but for unread modules between values and response, which are in the map."""
+    recording, ports = driven.recording, driven.ports
+    way = recording.made_of([ports.value]) & recording.making(ports.response)
+    on_it = {
+        call.name
+        for call in recording.calls
+        if any(value.memory in way for value in values_in(call.output))
+    }
+    paths = {module: path for path, module in invocation.module.named_modules()}
+    others = [one for one in held.invocations if paths.get(one.module) not in on_it]
+    return replace(held, invocations=others)
 
 
 def _behind_response(invocation: Invocation, held: Held, driven: Driven) -> float:

@@ -946,10 +946,13 @@ def _hold(stack: ExitStack, invocation: Invocation, held: Held, found: Repetitio
     idle -= {one.module for one in held.invocations}
     stack.enter_context(recording_softmax(where, calls))
     stack.enter_context(recording_attention(module, where, calls))
-    for child, several in outputs_held(held, invocation).items():
-        compare = _comparing([one for *_, one in several], found)
+    keeping = outputs_held(held, invocation)
+    inside = {part for child in keeping for part in child.modules() if part is not child}
+    for child, several in keeping.items():
         stack.callback(child.register_forward_hook(_keeping(several, found)).remove)
-        stack.callback(child.register_forward_pre_hook(compare, with_kwargs=True).remove)
+        if child not in inside:  # or what moves there is the other's
+            compare = _comparing([one for *_, one in several], found)
+            stack.callback(child.register_forward_pre_hook(compare, with_kwargs=True).remove)
         if child in idle and attending.isdisjoint(child.modules()):
             forward = _not_run(child.forward, several)
             stack.enter_context(exchanged_in(child, "forward", forward))

@@ -819,12 +819,12 @@ class SlidingWindow:
         count = plane.shape[dim] + 2 * padding - reach
         line = small(plane).amax(dim=[k for k in range(plane.ndim) if k != dim])
 
-        def seen(shift: int) -> int:
+        def seen(shift: int) -> int:  # so many tokens, which may also be mirrored around themselves
             if line.numel() == 1:
                 return 0
             index = torch.arange(count, device=plane.device) + shift
-            inside = index[(index >= 0) & (index < line.numel())]
-            return int((line[inside] >= 0).sum())
+            inside = line[index[(index >= 0) & (index < line.numel())]]
+            return len(inside[inside >= 0].unique())
 
         options = {reach // 2 - padding: 1, reach - padding: 0}
         if count > int((line >= 0).sum()):

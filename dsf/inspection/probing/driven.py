@@ -321,7 +321,8 @@ def _laid_out(
 def _before(axis: InputAxis) -> InputAxis:
     """The axis whose tokens weights sum up to as many: each stands where one of them stood."""
     before = list(axis.source.before)
-    is_same = axis.source.kind == "slots" and len(before) == 1 and before[0].size == axis.size
+    is_made = axis.source.kind == "slots" and axis.source.is_known
+    is_same = is_made and len(before) == 1 and before[0].size == axis.size
     return before[0] if is_same else axis
 
 
