@@ -193,6 +193,30 @@ def test_a_reflected_token_has_two_columns():
     assert layer.column_order[0, 0, 0].tolist() == [1, 0, 1, 2, 3, 4, 3]
 
 
+class Past(Convolved):
+    """A convolution of every token and the two before it, which are laid before the first."""
+
+    def __init__(self, mode):
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x):
+        return x + self.conv(nn.functional.pad(x.mT, (2, 0), mode=self.mode)).mT
+
+
+@pytest.mark.parametrize(
+    ("mode", "before"), [("reflect", [2, 1]), ("replicate", [0, 0]), ("circular", [3, 4])]
+)
+def test_a_convolution_over_the_past_stays_at_its_tokens(mode, before):
+    module = drawn(Placed(Past(mode)))
+    (layer,) = found = dsf.inspect(module, tokens(2, 5, CHANNELS))
+    assert layer.is_exact
+    assert not found.unsupported
+    torch.testing.assert_close(layer.map()[0].double(), module.inner.map(7))
+    assert layer.row_order is None or layer.row_order[0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert layer.column_order[0, 0, 0].tolist() == [*before, 0, 1, 2, 3, 4]
+
+
 def test_a_bent_mean_beside_a_convolution_without_padding_is_found():
     found = dsf.inspect(drawn(Placed(BentBeside())), tokens(2, 7, CHANNELS))
     assert found.unsupported or not found[0].is_exact

@@ -819,19 +819,21 @@ class SlidingWindow:
         count = plane.shape[dim] + 2 * padding - reach
         line = small(plane).amax(dim=[k for k in range(plane.ndim) if k != dim])
 
-        def seen(shift: int) -> int:  # so many tokens, which may also be mirrored around themselves
+        def seen(shift: int) -> tuple[int, int]:
+            """How many tokens, which may be mirrored or repeated at the ends; how many in order."""
             if line.numel() == 1:
-                return 0
+                return 0, 0
             index = torch.arange(count, device=plane.device) + shift
             inside = line[index[(index >= 0) & (index < line.numel())]]
-            return len(inside[inside >= 0].unique())
+            there = inside[inside >= 0]
+            return len(there.unique()), int((there.diff() == 1).sum())
 
         options = {reach // 2 - padding: 1, reach - padding: 0}
         if count > int((line >= 0).sum()):
             # A window of even size has two taps in its middle. Where it returns more than there
             # are tokens, the last is cut off as a rule, so that the first is of the first token.
             options[(reach + 1) // 2 - padding] = 2
-        return max(options, key=lambda shift: (seen(shift), options[shift]))
+        return max(options, key=lambda shift: (*seen(shift), options[shift]))
 
 
 def _by_group(plane: Tensor, groups: int, outputs: int) -> Tensor | None:

@@ -152,6 +152,8 @@ MOST_WEIGHED = 16
 """Of so many pairs it is asked how much of what a token moves they explain."""
 REPLAYS = 8
 """Of a whole program, about as many are run to see how much one pair explains."""
+MOST_OF_IT = 0.9
+"""A pair that explains so much is taken where measuring all would take too many passes."""
 MOST_APART = 4
 """The same of pairs between which every token is mapped to itself."""
 MOST_GROUPS = 8
@@ -247,11 +249,14 @@ class PortSearch:
             found += new
             good = (one for one in new if not any(one.rank[:-1]))  # no other need be looked for
             best = next(filter(is_all, good), None)
-            if best is not None:
+            if best is not None and best.cost <= most:
                 return best
         in_order = sorted(found, key=lambda one: (one.cost > most, one.rank))
         whole = next((one for one in in_order if is_all(one)), None)
         known = {one: share for one, share in shares.items() if not math.isnan(share)}
+        if whole is not None and whole.cost > most:  # most of it for few passes is more than none
+            cheap = (one for one in known if one.cost <= most and known[one] >= MOST_OF_IT)
+            whole = max(cheap, key=known.__getitem__, default=whole)
         if whole is None and worth is not None:
             # Tokens may meet in factors of a map of each to itself, as in attention over channels.
             shares.clear()
