@@ -1,8 +1,9 @@
 """The work of an inspection that nothing can spare: its token mixers once more, in float64.
 
 Two numbers for every layer need the run of the model, and its modules in float64 on what they were
-given there, to compare with. Here these modules run in float64 and nothing else is done: nothing is
-rebuilt or compared. No inspection of the same model can take less than the run and this.
+given there, to compare with. Here these modules run in float64, also where their code asks for a
+narrower type, and nothing else is done: nothing is rebuilt or compared. No inspection of the same
+model can take less than the run and this.
 """
 
 import copy
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+
+from dsf.inspection.capture.precision import in_double
 
 Passes = list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]
 
@@ -39,7 +42,7 @@ def mixers_in_float64(
     copies = [(copy.deepcopy(module).double(), args, kwargs) for module, args, kwargs in seen]
 
     def again() -> None:
-        with torch.no_grad():
+        with torch.no_grad(), in_double():
             for module, args, kwargs in copies:
                 module(*args, **kwargs)
 
