@@ -196,7 +196,7 @@ def _in_halves(x):
 
 SCORE = drawn(WIDTH, 1)
 CLUSTERS = torch.arange(STEPS).unflatten(0, (2, -1)).repeat_interleave(6, 0)
-MANY_EACH = {
+SUMS_OF_EACH = {
     "a gram matrix of each": lambda x: (_in_halves(x).mT @ _in_halves(x)).mean(-1),
     "weighted by scores": lambda x: torch.einsum(
         "ngw,ngwc->ngc", (_in_halves(x) @ SCORE)[..., 0].softmax(2), _in_halves(x)
@@ -204,6 +204,8 @@ MANY_EACH = {
     "clusters that share their tokens": lambda x: (
         (x[:, CLUSTERS] @ SCORE).softmax(2).mT @ x[:, CLUSTERS]
     ).squeeze(2),
+}
+MANY_EACH = {
     "sums of lists of tokens": lambda x: torch.stack(
         torch._foreach_add(x.unbind(1), x.roll(3, 1).unbind(1)), 1
     ),
@@ -214,6 +216,14 @@ MANY_EACH = {
         torch.cat([x, x.flip(1)], 1) + torch.cat([x.roll(1, 1), x], 1)
     ),
 }
+
+
+@pytest.mark.parametrize("mix", MIX_PLACES)
+@pytest.mark.parametrize("way", SUMS_OF_EACH)
+def test_products_that_sum_tokens_of_a_group_each_are_mixed_again(way, mix):
+    sums = Inner(SUMS_OF_EACH[way])
+    inner = nn.Sequential(sums, nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix]))
+    assert {"inner.run.0", "inner.run.2", "mix"} <= answered(inspected(Between(inner), X))
 
 
 @pytest.mark.xfail(strict=True, reason="places of many tokens each are not told apart further")
@@ -254,7 +264,7 @@ def _edges_to(lands):
     return lambda model, x: lands(model.weigh(torch.cat([x[:, ONE], x[:, OTHER]], dim=-1)))
 
 
-ITSELF = {way: _by_itself(run) for way, run in (UNKNOWN_PLACES | MANY_EACH).items()}
+ITSELF = {way: _by_itself(run) for way, run in (UNKNOWN_PLACES | SUMS_OF_EACH | MANY_EACH).items()}
 ITSELF |= {way: _edges_to(lands) for way, lands in LANDS.items()}
 
 

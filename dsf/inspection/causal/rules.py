@@ -504,6 +504,7 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
     columns: Planes = {}
     slots: dict[int, Planes] = {}
     pooled: dict[InputAxis, set[int]] = {}
+    chunks: dict[InputAxis, tuple[int, Tensor]] = {}
     meetings: list[Meeting] = []
 
     def meet(axis: InputAxis, way: Way = Way.OTHER, words: str = "") -> None:
@@ -551,10 +552,15 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
             meet(axis, words=MANY_AND_ONE)
         row, many_rows = reduced(one, [-1]) if one is not None else (None, False)
         read, many_reads = reduced(other, [-2]) if other is not None else (None, False)
-        if many_rows and many_reads:  # sums over both: a product of channels, or a pool
+        if one is not None and other is not None and many_rows and many_reads:
+            # It sums over both: a product of channels, or a pool.
             if is_place(axis) and not are_coordinates(axis, scored):
                 planes[axis] = torch.full((), MANY, device=device)
-                meet(axis, Way.SUMS)
+                if (groups := _in_chunks(one, other)) is None:
+                    meet(axis, Way.SUMS)
+                else:
+                    chunks[axis] = groups
+                    meet(axis, words="a product makes new tokens of groups")
         elif many_rows and one is not None:
             inner(axis, one, read, -1, right)
         elif many_reads and other is not None:
@@ -573,6 +579,10 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
         for axis, plane in part.columns.items() if part is not None else ():
             if not varies(plane, dim):  # features of pairs
                 columns[axis] = reduced(plane, [dim])[0].expand(shape)
+    for axis, (dim, number) in chunks.items():
+        del planes[axis]
+        count = 1 + int(number.max())
+        planes[_slots([axis], dim % len(shape), count, is_known=False)] = number.expand(shape)
     for axis, along in pooled.items():
         planes[axis] = torch.zeros((), device=device).expand(shape)
         lay_out(planes, axis, along, shape)
@@ -580,6 +590,16 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
         planes |= _made_by_weights(lines, dim, shape, device, planes)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
     return Followed((Coordinates(shape, planes, columns, before),), tuple(meetings))
+
+
+def _in_chunks(one: Tensor, other: Tensor) -> tuple[int, Tensor] | None:
+    """The dimension along which a product sums other tokens, and the number of each of the sums."""
+    along = ({*varying(one)} - {-1}) | ({*varying(other)} - {-2})
+    if len(along) != 1 or max(along) > -3:
+        return None
+    (dim,) = along
+    numbers = small(one).movedim(dim, 0).flatten(1).unique(dim=0, return_inverse=True)[1]
+    return dim, numbers.float().reshape(-1, *[1] * (-1 - dim))
 
 
 def _made_by_weights(
@@ -670,9 +690,13 @@ def slots_of(
     is_known: bool = True,
 ) -> Planes:
     """New positions along ``dim``, each a sum over the tokens along ``axes``, or over some."""
+    dim = dim % len(shape)
+    return {_slots(axes, dim, shape[dim], is_known=is_known): counted(shape, dim, device)}
+
+
+def _slots(axes: Sequence[InputAxis], dim: int, count: int, *, is_known: bool) -> InputAxis:
     # One axis for all layers that make such slots. Slots of slots are made of the tokens of these,
     # so that the number of axes does not grow.
-    dim = dim % len(shape)
     roots = frozenset(
         each
         for axis in axes
@@ -680,11 +704,11 @@ def slots_of(
     )
     first = min(roots, key=lambda axis: (axis.source.name, axis.number, axis.size))
     known = first.source.slots
-    key = roots, dim, shape[dim], is_known
+    key = roots, dim, count, is_known
     if key not in known:
         source = Source("slots", before=roots, kind="slots", is_known=is_known)
-        known[key] = InputAxis(source, dim, shape[dim])
-    return {known[key]: counted(shape, dim, device)}
+        known[key] = InputAxis(source, dim, count)
+    return known[key]
 
 
 def has_unknown_places(axis: InputAxis) -> bool:
