@@ -273,3 +273,61 @@ def test_a_model_that_makes_places_of_unknown_tokens_itself_is_listed(way):
     found = answered(inspected(Itself(ITSELF[way]), X))
     assert "mix" in found
     assert found & {"Itself", "weigh"}
+
+
+class Plain(nn.Module):
+    """A mixer of channels first between tokens."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x.mT).mT
+
+
+class Level(nn.Module):
+    """A level of a U-Net, each part of which is a module: fewer tokens, as many again, both."""
+
+    def __init__(self, down, up, join, *, is_mixed):
+        super().__init__()
+        self.before, self.down, self.up = nn.Linear(WIDTH, WIDTH), down, up
+        convolution = Plain(nn.Conv1d(WIDTH, WIDTH, 3, padding=1)) if is_mixed else nn.Identity()
+        self.between, self.join, self.act = convolution, Join(join), nn.GELU()
+
+    def forward(self, x):
+        x = self.act(self.before(x))
+        return self.act(self.join(x, self.act(self.up(self.act(self.between(self.down(x)))))))
+
+
+class Join(nn.Module):
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+    def forward(self, x, y):
+        return self.run(x, y)
+
+
+FEWER = {
+    "means of pairs": lambda: Inner(lambda x: x.unflatten(1, (-1, 2)).mean(2)),
+    "pooled": lambda: Plain(nn.AvgPool1d(2)),
+    "strided, overlapping": lambda: Plain(nn.Conv1d(WIDTH, WIDTH, 3, 2, 1)),
+}
+AS_MANY = {
+    "repeated": lambda: Inner(lambda x: x.repeat_interleave(2, 1)),
+    "transposed": lambda: Plain(nn.ConvTranspose1d(WIDTH, WIDTH, 2, 2)),
+}
+JOINED = {"added": torch.add, "gated": lambda x, y: x * y.sigmoid()}
+
+
+@pytest.mark.parametrize("join", JOINED)
+@pytest.mark.parametrize("up", AS_MANY)
+@pytest.mark.parametrize("down", FEWER)
+@pytest.mark.parametrize("is_mixed", [False, True], ids=["", "mixed between"])
+def test_groups_that_meet_tokens_in_a_further_module_were_made_by_a_mixer(down, up, join, is_mixed):
+    level = Level(FEWER[down](), AS_MANY[up](), JOINED[join], is_mixed=is_mixed)
+    inspection = inspected(level, X)
+    assert {name.partition(".")[0] for name in answered(inspection)} >= {"down"}
+    (layer,) = (layer for layer in inspection if layer.name.startswith("down"))
+    assert layer.column_tokens.eq(torch.arange(STEPS)).all()

@@ -636,21 +636,28 @@ def _relevant(
     # model returns. What else mixes these places before tokens are made of them, such as a norm, a
     # recurrence or an attention, does so for all tokens; and so does what mixes tokens of which
     # coarser ones are made.
-    remade = {one.meeting.axis for one in mixings if one.meeting.way is Way.REMAKES}
+    of_groups = [one for one in mixings if one.meeting.way is Way.REMAKES]
+    returning = [one for one in mixings if one.meeting.way is Way.RETURNS]
+    remade = {one.meeting.axis for one in of_groups}
+    returned = {one.meeting.axis for one in returning}
     put_out = [made for made in (run.made if run is not None else ()) if made is not None]
     given = [seen for call in calls for seen in call.seen.values() if seen is not None]
     read = {axis for seen in given for axis in seen.planes}
     front = remade - read - {axis for made in put_out for axis in made.planes}
     # Where tokens are as many again, groups of them come back beside them, or are read there, to
-    # make groups was to mix them: in the first case nothing else says so.
-    returned = {one.meeting.axis for one in mixings if one.meeting.way is Way.RETURNS}
-    again = remade & _made_again(given, put_out, read)
+    # make groups was to mix them. The pass in which they come back says so if it also made them.
+    again = remade & (returned | _made_again(given, put_out, read))
     slots = _slots_of(calls)
     for axis in remade:
         for made in axis.source.coarser.get(axis, ()):
-            if axis in again | returned or made.source in slots:
+            if axis in again or made.source in slots:
                 made.windows.clear()
-    again -= returned
+
+    def is_told(made: TokenMixing) -> bool:
+        passes = [o.invocation for o in returning if o.meeting.axis is made.meeting.axis]
+        return any(one and one.began < made.time < (one.ended or math.inf) for one in passes)
+
+    again -= returned - {one.meeting.axis for one in of_groups if not is_told(one)}
     entries: dict[Source, nn.Module] = {}
     for one in mixings:
         if one.meeting.way is Way.NEIGHBOURS and one.meeting.axis in front:
