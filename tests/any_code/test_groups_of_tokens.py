@@ -331,3 +331,35 @@ def test_groups_that_meet_tokens_in_a_further_module_were_made_by_a_mixer(down, 
     assert {name.partition(".")[0] for name in answered(inspection)} >= {"down"}
     (layer,) = (layer for layer in inspection if layer.name.startswith("down"))
     assert layer.column_tokens.eq(torch.arange(STEPS)).all()
+
+
+class Convolved(nn.Module):
+    """A convolution over tokens that groups of them were added to."""
+
+    def __init__(self, groups):
+        super().__init__()
+        self.before, self.groups = nn.Linear(WIDTH, WIDTH), Inner(groups)
+        self.inner = Plain(nn.Conv1d(WIDTH, WIDTH, 3, padding=1))
+
+    def forward(self, x):
+        x = self.before(x)
+        return self.inner((x + self.groups(x)).sigmoid()).sigmoid()
+
+
+OF_GROUPS = {
+    "means of pairs, repeated": HALVES["means of pairs, repeated"],
+    "pooled and repeated": HALVES["pooled and repeated"],
+    "pooled, chosen again": lambda x: (
+        functional.avg_pool1d(x.mT, 3)[..., torch.arange(STEPS) // 3].mT
+    ),
+    "means of pairs of pairs, repeated": lambda x: (
+        x.unflatten(1, (-1, 2)).mean(2).unflatten(1, (-1, 2)).mean(2).repeat_interleave(4, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("way", OF_GROUPS)
+def test_tokens_that_groups_were_added_to_keep_their_numbers(way):
+    layer = inspected(Convolved(OF_GROUPS[way]), X)["inner.inner"]
+    for tokens in (layer.row_tokens, layer.column_tokens):
+        assert tokens.eq(torch.arange(STEPS)).all()

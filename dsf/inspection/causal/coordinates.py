@@ -221,7 +221,8 @@ def token_numbers(lines: Mapping[InputAxis, Tensor]) -> Tensor | None:
     the types of tokens, or their positions, say nothing new. None without axes.
     """
     number: Tensor | None = None
-    sources = [*dict.fromkeys(axis.source for axis in lines)]
+    finest_first = sorted(lines, key=lambda axis: len(all_before(axis)))
+    sources = [*dict.fromkeys(axis.source for axis in finest_first)]
     for axis in sorted(lines, key=lambda axis: (sources.index(axis.source), axis.number)):
         line = lines[axis]
         if number is None:
