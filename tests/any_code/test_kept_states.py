@@ -332,3 +332,39 @@ def test_threads_set_one_module_back_one_after_the_other():
     with ThreadPoolExecutor(3) as pool:
         assert [*pool.map(counted, (1, 2, 3))] == [(0, 0), (1, 1), (2, 2)]
     assert module.count == 2
+
+
+class Without(tuple):
+    """A tuple that has no length of its own, as representations of a group are."""
+
+    __slots__ = ()
+
+    def __len__(self):
+        raise NotImplementedError
+
+
+class Kind(nn.Module):
+    """An attention that knows of what kind its features are, or is given that with them."""
+
+    def __init__(self, kind=None):
+        super().__init__()
+        self.kind, self.inner = kind, nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, x, kind=None):
+        x = x if kind is None else x * getattr(kind, "own", kind)[0]
+        return self.inner(x, x, x, need_weights=False)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (Without((1, -1)), {}),
+        ([Without((Without((0, 1)), 3))], {}),
+        (None, {"kind": Without((2.0, 3))}),
+        (None, {"kind": SimpleNamespace(own=Without((2.0, 3)))}),
+    ],
+    ids=["held", "in a list", "given", "in an object"],
+)
+def test_tuples_without_a_length_are_looked_into(kind, given):
+    x = torch.randn(SAMPLES, TOKENS, WIDTH)
+    assert [layer.name for layer in dsf.inspect(Kind(kind).eval(), x, **given)] == ["inner"]

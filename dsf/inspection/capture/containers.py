@@ -8,7 +8,7 @@ import mmap
 import shutil
 import tempfile
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
@@ -246,10 +246,11 @@ def _held(part: Any, seen: set[int]) -> list[Tensor | nn.Module]:
         return [part]
     if isinstance(part, PLAIN):
         return []
+    inside: Iterable[Any]
     if isinstance(part, Mapping):
-        inside = list(part.values())
+        inside = part.values()
     elif isinstance(part, tuple | list):
-        inside = list(part)
+        inside = part
     else:
         inside = [getattr(part, name, None) for name in slots_of(part)]
         inside += getattr(part, "__dict__", {}).values()

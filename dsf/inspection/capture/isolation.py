@@ -136,7 +136,7 @@ class _Contents:
             self._held.append((part, held))
         if isinstance(held, np.ndarray):
             return []
-        inside = [*part] if isinstance(part, tuple) else _entries(held)
+        inside = [*tuple.__iter__(part)] if isinstance(part, tuple) else _entries(held)
         inside += [getattr(part, name) for name in LINKS.get(type(part), ())]
         own: Any = getattr(part, "__dict__", None)
         if isinstance(part, torch.jit.ScriptModule):  # torch holds its attributes
