@@ -363,3 +363,32 @@ def test_tokens_that_groups_were_added_to_keep_their_numbers(way):
     layer = inspected(Convolved(OF_GROUPS[way]), X)["inner.inner"]
     for tokens in (layer.row_tokens, layer.column_tokens):
         assert tokens.eq(torch.arange(STEPS)).all()
+
+
+class Beside(Level):
+    """A level whose groups lie beside the tokens that they were added to, as further channels."""
+
+    def __init__(self, down, up, join, *, is_first):
+        super().__init__(down, up, join, is_mixed=True)
+        self.is_first = is_first
+        self.both = Plain(nn.Conv1d(2 * WIDTH, WIDTH, 3, padding=1))
+
+    def forward(self, x):
+        x = self.act(self.before(x))
+        y = self.act(self.up(self.act(self.between(self.down(x)))))
+        both = [y, self.join(x, y)] if self.is_first else [self.join(x, y), y]
+        return self.act(self.both(torch.cat(both, -1)))
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+@pytest.mark.parametrize("join", JOINED)
+def test_groups_beside_tokens_that_they_were_added_to_are_mixed_with_them(join, is_first):
+    parts = FEWER["strided, overlapping"](), AS_MANY["transposed"](), JOINED[join]
+    model = Beside(*parts, is_first=is_first)
+    layer = inspected(model, X)["both.inner"]
+    kernel = model.both.inner.weight.double()
+    for shift in (-1, 0, 1):
+        steps = torch.arange(max(-shift, 0), STEPS - max(shift, 0))
+        found = layer.map()[..., steps, steps + shift]
+        expected = kernel[..., shift + 1, None].expand(2, -1, -1, len(steps))
+        torch.testing.assert_close(found, expected)

@@ -241,6 +241,30 @@ def _are_told_apart(number: Tensor, line: Tensor) -> bool:
     return pairs.unique(dim=1).shape[1] > number[both].unique().numel()
 
 
+def telling(planes: Planes, axes: Sequence[InputAxis]) -> list[InputAxis]:
+    """Axes that tell tokens apart, without those that elements of all others lack and these tell.
+
+    Where groups were added to as many tokens, the tokens say nothing more, and groups that lie
+    beside them as further channels are of none.
+    """
+    if not any(bool((small(planes[axis]) == NONE).any()) for axis in axes):
+        return [*axes]
+    lines = dict(zip(axes, torch.broadcast_tensors(*(small(planes[a]) for a in axes)), strict=True))
+    for line in lines.values():
+        missing = line == NONE
+        others = {a: other for a, other in lines.items() if not torch.equal(other == NONE, missing)}
+        number = token_numbers(others)
+        if number is None:
+            continue
+        there = torch.stack([*others.values()]).ge(0).all(dim=0)
+        told = [one for axis, one in lines.items() if axis not in others]
+        is_beside = bool((there & missing).any() and (there | missing).all())
+        is_of_several = any(bool((one > 0).any()) for one in told)
+        if is_beside and is_of_several and not any(_are_told_apart(number, one) for one in told):
+            return telling(planes, [*others])
+    return [*axes]
+
+
 def reduced(plane: Tensor, dims: Sequence[int]) -> tuple[Tensor, bool]:
     """The one index along ``dims``, which keep size 1, or ``MANY``; whether there are several."""
     # NONE counts for nothing.

@@ -33,6 +33,7 @@ from dsf.inspection.causal.coordinates import (
     all_before,
     counts_samples,
     small,
+    telling,
     varies,
 )
 from dsf.inspection.errors import in_words
@@ -495,7 +496,7 @@ def _drawn(given: Coordinates, rng: torch.Generator) -> dict[InputAxis, int]:
             if inside and len(cell) == len(axes):
                 break
     if best or not axes:
-        return best
+        return {axis: best[axis] for axis in telling(given.planes, [*best])}
     # In a window that is mostly padding none may have been drawn.
     planes = {axis: small(given.planes[axis]) for axis in axes}
     places = torch.stack(torch.broadcast_tensors(*(p >= 0 for p in planes.values()))).sum(dim=0)

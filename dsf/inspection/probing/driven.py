@@ -143,6 +143,7 @@ def layout_of(
         )
     if not tokens:
         return None
+    tokens = tuple(coordinates.telling(planes, tokens))
     is_token = torch.ones((), dtype=torch.bool)
     for axis in tokens:
         if bool((planes[axis] == coordinates.MANY).any()):
