@@ -191,11 +191,12 @@ def probe_all(
     """
     budget = Budget(each=EACH, together=TOGETHER, numbers=NUMBERS)
     ports: dict[Program, Ports] = {}
-    refused: dict[type, list[str]] = {}
+    refused: dict[tuple[type, tuple[str, ...]], list[str]] = {}
     for one in findings:
         if not _is_probed(one, instead_of):
             continue
-        path, alike = where.name_of(one.module), refused.setdefault(type(one.module), [])
+        path = where.name_of(one.module)
+        alike = refused.setdefault((type(one.module), one.how), [])
         inside = max(len(held.calls) for _, held in one.runs)
         if inside > (MOST_INSIDE if path else 0) and not one.is_read:
             found.fail(

@@ -423,6 +423,30 @@ def test_cheap_maps_are_measured_though_others_of_their_class_are_too_large(monk
     torch.testing.assert_close(layer.map()[0], expected)
 
 
+class Applied(nn.Module):
+    """One class for whatever mixes tokens."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run = run
+
+    def forward(self, x):
+        return self.run(x)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [lambda x: x.sort(1).values, lambda x: nn.functional.max_pool1d(x.mT, 3, 1, 1).mT],
+    ids=["sorted", "largest of neighbours"],
+)
+def test_modules_of_one_class_that_mix_in_another_way_are_probed(run):
+    parts = [Applied(run), nn.Sigmoid(), Applied(run), nn.Sigmoid(), Applied(lambda x: x.cumsum(1))]
+    model = drawn(nn.Sequential(nn.Linear(WIDTH, WIDTH), *parts, nn.LayerNorm(WIDTH)))
+    found = dsf.inspect(model, tokens())
+    assert [part.name for part in found.unsupported] == ["1", "3"]
+    torch.testing.assert_close(found["5"].map(), LOWER.expand(SIZE, 1, -1, -1))
+
+
 def by_exponentials(keys, values, lower):
     weights = keys.exp()
     return (lower @ (weights * values)) / (lower @ weights)
