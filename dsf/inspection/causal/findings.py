@@ -272,7 +272,7 @@ def _has_several_sequences(run: Invocation | None) -> bool:
     )
 
 
-_OF_SLOTS = {Way.FIXED, Way.RETURNS, Way.REMAKES}
+_OF_SLOTS = {Way.FIXED, Way.RETURNS, Way.SPREADS, Way.REMAKES}
 """How tokens meet in what other mixers are given, or get what these return of many tokens."""
 SORTED = "it sorts tokens, and a module around it returns each in its place"
 
@@ -631,33 +631,40 @@ def _relevant(
     run: Invocation | None,
 ) -> list[TokenMixing]:
     """Without those of channels, and without the front end that makes tokens of finer ones."""
+
     # A front end are the first convolution over an input, and norms over what becomes one token, up
     # to what makes its first tokens, where the places of the input do not come back in what the
     # model returns. What else mixes these places before tokens are made of them, such as a norm, a
     # recurrence or an attention, does so for all tokens; and so does what mixes tokens of which
     # coarser ones are made.
-    of_groups = [one for one in mixings if one.meeting.way is Way.REMAKES]
-    returning = [one for one in mixings if one.meeting.way is Way.RETURNS]
-    remade = {one.meeting.axis for one in of_groups}
-    returned = {one.meeting.axis for one in returning}
+    def along(way: Way) -> set[InputAxis]:
+        return {one.meeting.axis for one in mixings if one.meeting.way is way}
+
+    remade, beside, spread = along(Way.REMAKES), along(Way.RETURNS), along(Way.SPREADS)
     put_out = [made for made in (run.made if run is not None else ()) if made is not None]
     given = [seen for call in calls for seen in call.seen.values() if seen is not None]
     read = {axis for seen in given for axis in seen.planes}
     front = remade - read - {axis for made in put_out for axis in made.planes}
     # Where tokens are as many again, groups of them come back beside them, or are read there, to
-    # make groups was to mix them. The pass in which they come back says so if it also made them.
-    again = remade & (returned | _made_again(given, put_out, read))
+    # make groups was to mix them. The pass in which they come back says so if it also made them,
+    # and so does one in which what is made of all tokens does.
+    again = remade & (beside | _made_again(given, put_out, read))
     slots = _slots_of(calls)
     for axis in remade:
         for made in axis.source.coarser.get(axis, ()):
-            if axis in again or made.source in slots:
+            if axis in again | spread or made.source in slots:
                 made.windows.clear()
 
     def is_told(made: TokenMixing) -> bool:
-        passes = [o.invocation for o in returning if o.meeting.axis is made.meeting.axis]
-        return any(one and one.began < made.time < (one.ended or math.inf) for one in passes)
+        return any(
+            one.invocation and one.invocation.began < made.time < (one.invocation.ended or math.inf)
+            for one in mixings
+            if one.meeting.way is Way.RETURNS and one.meeting.axis is made.meeting.axis
+        )
 
-    again -= returned - {one.meeting.axis for one in of_groups if not is_told(one)}
+    makes = [one for one in mixings if one.meeting.way is Way.REMAKES]
+    untold = {one.meeting.axis for one in makes if not is_told(one)}
+    again -= (beside | spread) - (untold & beside)
     entries: dict[Source, nn.Module] = {}
     for one in mixings:
         if one.meeting.way is Way.NEIGHBOURS and one.meeting.axis in front:

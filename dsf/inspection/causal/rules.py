@@ -60,6 +60,7 @@ class Way(Enum):
     GROUPS = "a norm over disjoint groups of tokens"
     REMAKES = "makes new tokens of groups"
     RETURNS = "tokens meet groups that were made of them"
+    SPREADS = "what is made of all tokens meets single ones"
     OTHER = "other"
 
 
@@ -319,7 +320,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
             have_met = axis in met, axis in part.met
             found = merged(planes[axis], plane, columns.get(axis), have_met)
             if found.meet or found.spread or found.weighed:
-                way = Way.RETURNS if found.spread else Way.OTHER
+                way = Way.SPREADS if found.spread else Way.OTHER
                 way = Way.JOINS if found.meet else way
                 meetings[axis] = Meeting(axis, way, how)
             planes[axis] = found.plane.expand(shape)
@@ -1377,7 +1378,7 @@ def sent_to_all(
         )
         if any(not any(varies(plane, dim) for plane in made.planes.values()) for dim in new):
             words = "what is made of all tokens is sent to as many places"
-            found.append(Meeting(axis, Way.RETURNS, words))
+            found.append(Meeting(axis, Way.SPREADS, words))
     return tuple(found)
 
 

@@ -498,7 +498,7 @@ class Tracker:
             mixing.invocation = begun(frame, self.where)
 
 
-_OF_CELLS = {Way.JOINS, Way.FIXED, Way.RUNS, Way.SPECTRUM, Way.RETURNS, Way.OTHER}
+_OF_CELLS = {Way.JOINS, Way.FIXED, Way.RUNS, Way.SPECTRUM, Way.RETURNS, Way.SPREADS, Way.OTHER}
 _OVERWRITES = {"copy", "fill", "zero", "normal", "uniform", "bernoulli", "random"}
 _FILLED = {"zeros", "ones", "full"}
 _WHOLE_NUMBERS = rules.MOVES | {"clone", "copy", "scatter", "index_put", "masked_fill"}
