@@ -306,3 +306,24 @@ def test_features_of_sorted_tokens_are_no_tokens(kind):
     with pytest.raises(NothingCapturedError, match=r"ByValue.* mixes tokens") as told:
         dsf.inspect(drawn(ByValue(kind)), tokens(SAMPLES, TOKENS, WIDTH))
     assert "out (" not in str(told.value)
+
+
+class Strip(nn.Module):
+    """A convolution along one side of pictures, over the means of the other."""
+
+    def __init__(self, side):
+        super().__init__()
+        self.side, self.inner = side, nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+
+    def forward(self, x):
+        return x * self.inner(x.mean(self.side)).unsqueeze(self.side).sigmoid()
+
+
+@pytest.mark.parametrize("side", [2, 3])
+@pytest.mark.parametrize("patch", [1, 2])
+def test_means_of_rows_of_a_picture_are_slots(side, patch):
+    model = nn.Sequential(nn.Conv2d(3, WIDTH, patch, patch), Strip(side))
+    found = dsf.inspect(drawn(model), torch.randn(SAMPLES, 3, 6 * patch, 4 * patch))
+    layer = found["1.inner"]
+    assert layer.columns == "slot"
+    assert layer.row_tokens.unique().tolist() == layer.column_tokens.unique().tolist() == [-1]

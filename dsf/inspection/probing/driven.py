@@ -907,6 +907,7 @@ class Driven:
         )
         numbers = coordinates.token_numbers(columns)
         assert numbers is not None  # noqa: S101
+        numbers = torch.full_like(numbers, NONE) if self._is_of_sums else numbers
         shared = {axis: line for axis, line in columns.items() if axis in rows}
         by_shared = coordinates.token_numbers(shared)
         number = coordinates.token_numbers({axis: rows[axis] for axis in shared})
@@ -916,8 +917,23 @@ class Driven:
 
     @property
     def has_slots(self) -> bool:
-        """Whether the values are of slots, which weights made of many tokens each."""
-        return all(axis.source.kind == "slots" for axis in self.value.token_axes)
+        """Whether the values are of slots, which are made of many tokens each."""
+        kinds = {axis.source.kind for axis in self.value.token_axes}
+        return kinds == {"slots"} or self._is_of_sums
+
+    @property
+    def _is_of_sums(self) -> bool:
+        """Whether tokens were summed along a further axis, as those of a row of an image."""
+        seen, axes = self.recording.seen.get(self.ports.value), self.value.token_axes
+        of_tokens = {axis.source for axis in axes}
+        return seen is not None and any(
+            bool((coordinates.small(plane) == coordinates.MANY).all())
+            for axis, plane in seen.planes.items()
+            if axis.source in of_tokens
+            and (axis.source.channels or axis.source.before)
+            and not (axis in axes or coordinates.counts_samples(axis) or axis.size == 1)
+            and coordinates.is_place(axis)
+        )
 
 
 def _exchanged(
