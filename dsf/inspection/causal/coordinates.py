@@ -244,8 +244,8 @@ def _are_told_apart(number: Tensor, line: Tensor) -> bool:
 def telling(planes: Planes, axes: Sequence[InputAxis]) -> list[InputAxis]:
     """Axes that tell tokens apart, without those that elements of all others lack and these tell.
 
-    Where groups were added to as many tokens, the tokens say nothing more, and groups that lie
-    beside them as further channels are of none.
+    Where groups were added to as many tokens, the tokens say nothing more, and groups that are
+    further channels are of none.
     """
     if not any(bool((small(planes[axis]) == NONE).any()) for axis in axes):
         return [*axes]
@@ -258,9 +258,9 @@ def telling(planes: Planes, axes: Sequence[InputAxis]) -> list[InputAxis]:
             continue
         there = torch.stack([*others.values()]).ge(0).all(dim=0)
         told = [one for axis, one in lines.items() if axis not in others]
-        is_beside = bool((there & missing).any() and (there | missing).all())
+        are_channels = bool((there & missing).any() and (there | missing).all())
         is_of_several = any(bool((one > 0).any()) for one in told)
-        if is_beside and is_of_several and not any(_are_told_apart(number, one) for one in told):
+        if are_channels and is_of_several and not any(_are_told_apart(number, one) for one in told):
             return telling(planes, [*others])
     return [*axes]
 

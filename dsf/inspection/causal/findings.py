@@ -640,15 +640,15 @@ def _relevant(
     def along(way: Way) -> set[InputAxis]:
         return {one.meeting.axis for one in mixings if one.meeting.way is way}
 
-    remade, beside, spread = along(Way.REMAKES), along(Way.RETURNS), along(Way.SPREADS)
+    remade, returned, spread = along(Way.REMAKES), along(Way.RETURNS), along(Way.SPREADS)
     put_out = [made for made in (run.made if run is not None else ()) if made is not None]
     given = [seen for call in calls for seen in call.seen.values() if seen is not None]
     read = {axis for seen in given for axis in seen.planes}
     front = remade - read - {axis for made in put_out for axis in made.planes}
-    # Where tokens are as many again, groups of them come back beside them, or are read there, to
+    # Where tokens are as many again, groups of them come back to them, or are read there, to
     # make groups was to mix them. The pass in which they come back says so if it also made them,
     # and so does one in which what is made of all tokens does.
-    again = remade & (beside | _made_again(given, put_out, read))
+    again = remade & (returned | _made_again(given, put_out, read))
     slots = _slots_of(calls)
     for axis in remade:
         for made in axis.source.coarser.get(axis, ()):
@@ -664,7 +664,7 @@ def _relevant(
 
     makes = [one for one in mixings if one.meeting.way is Way.REMAKES]
     untold = {one.meeting.axis for one in makes if not is_told(one)}
-    again -= (beside | spread) - (untold & beside)
+    again -= (returned | spread) - (untold & returned)
     entries: dict[Source, nn.Module] = {}
     for one in mixings:
         if one.meeting.way is Way.NEIGHBOURS and one.meeting.axis in front:
