@@ -133,8 +133,6 @@ def layout_of(
     planes = {_before(axis): plane for axis, plane in found.planes.items()}
     planes |= {axis: plane for axis, plane in found.planes.items() if axis in planes}
     tokens = tuple(axis for axis in _sorted(planes) if axis in along)
-    # Beside single tokens no position that was made of them tells elements apart.
-    tokens = tuple(axis for axis in tokens if coordinates.all_before(axis).isdisjoint(tokens))
     if any(bool((planes[axis] >= 0).any()) for axis in tokens):  # what is summed up is not a place
         tokens = tuple(
             axis
