@@ -191,12 +191,11 @@ def probe_all(
     """
     budget = Budget(each=EACH, together=TOGETHER, numbers=NUMBERS)
     ports: dict[Program, Ports] = {}
-    refused: dict[tuple[type, tuple[str, ...]], list[str]] = {}
+    nowhere: dict[Program, list[str]] = {}
     for one in findings:
         if not _is_probed(one, instead_of):
             continue
         path = where.name_of(one.module)
-        alike = refused.setdefault((type(one.module), one.how), [])
         inside = max(len(held.calls) for _, held in one.runs)
         if inside > (MOST_INSIDE if path else 0) and not one.is_read:
             found.fail(
@@ -205,15 +204,10 @@ def probe_all(
                 "pass probe=(path,) to probe it",
             )
             continue
-        if len(alike) > 1:
-            if not one.is_read:
-                both = f"'{alike[0]}' and '{alike[1]}'"
-                found.fail(path, f"It was not probed, since {both} of its class could not be")
-            continue
-        made, failed, budget.is_short = list[_Probed](), "", False
+        made, failed = list[_Probed](), ""
         for invocation, held in one.runs:
             worth = partial(share_of_probed, invocation, held, most=FIRST_DRAWS)
-            prober = Prober(Probe(), budget, ports, worth=worth)
+            prober = Prober(Probe(), budget, ports, nowhere, worth=worth)
             # No part of what has mixers inside that were read, such as a model of the library.
             least = ALL if one.is_read or is_known or inside else LEAST
             try:
@@ -222,8 +216,6 @@ def probe_all(
                     raise UnreadableError("an attention in it was read, which says more")
             except InspectionError as error:
                 failed = f"It was probed, but {str(error).rstrip('.')}"
-        if failed and not budget.is_short:
-            alike.append(path)
         if one.is_read and failed:
             continue
         for call, adapter, layer, share, behind in made:

@@ -186,3 +186,58 @@ def test_maps_of_all_modules_together_are_limited_and_said_so():
         budget.check(1, 1, 6)
     with pytest.raises(UnreadableError, match="hold 11 numbers, more than the 10"):
         budget.check(1, 1, 11)
+
+
+class Highest(nn.Module):
+    """The highest values so far, of few channels their sums, summed over channels."""
+
+    def __init__(self, *, width=CHANNELS, weight=0.999, is_turned=False):
+        super().__init__()
+        self.width, self.weight, self.is_turned = width, weight, is_turned
+        self.inner = nn.Linear(CHANNELS, width)
+
+    def forward(self, x):
+        value = self.inner(x)
+        value = value.mT if self.is_turned else value
+        sums, few = value.cumsum(1), CHANNELS // 2
+        highest = sums.lerp(value.cummax(1)[0], self.weight)
+        found = torch.cat([0.01 * sums[..., :few], highest[..., few:]], dim=-1).cumsum(2)
+        return (found.mT if self.is_turned else found).repeat(1, 1, CHANNELS // self.width)
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """The number of searches for values so far, in a list of one."""
+    count, best = [0], port_choice.PortSearch.best
+
+    def counted(*args, **options):
+        count[0] += 1
+        return best(*args, **options)
+
+    monkeypatch.setattr(port_choice.PortSearch, "best", counted)
+    return count
+
+
+@pytest.mark.parametrize(
+    "other", [{"weight": 0}, {"width": CHANNELS // 2}, {"is_turned": True}], ids=str
+)
+def test_modules_that_cannot_be_read_stop_no_other_of_their_class(other):
+    model = drawn(nn.Sequential(Highest(), Highest(), Highest(**other)))
+    inspection = dsf.inspect(model, tokens(SAMPLES, CHANNELS, CHANNELS))
+    assert [layer.name for layer in inspection] == ["2"]
+    assert inspection["2"].is_exact
+    assert {one.name for one in inspection.unsupported} == {"0", "1"}
+
+
+class Squared(nn.Module):
+    def forward(self, x):
+        return (x + x.cummax(1)[0].square()).cummin(1)[0]
+
+
+def test_modules_that_do_the_same_are_searched_twice(searches):
+    model = drawn(
+        nn.Sequential(*(nn.Sequential(Squared(), nn.LayerNorm(CHANNELS)) for _ in range(40)))
+    )
+    with pytest.raises(NothingCapturedError, match=r"what '0\.0' and '1\.0' do with other numbers"):
+        dsf.inspect(model, tokens(SAMPLES, CHANNELS, CHANNELS))
+    assert searches == [2]

@@ -8,15 +8,18 @@ responses are the columns of its exact map.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Captured
 from dsf.inspection.capture.modes import at_rest
 from dsf.inspection.capture.precision import in_float64
+from dsf.inspection.causal.coordinates import varies
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.inspection.probing import cells
 from dsf.inspection.probing.driven import (
@@ -39,7 +42,6 @@ from dsf.inspection.probing.port_choice import (
     named,
     value_among,
 )
-from dsf.inspection.recording import Value
 from dsf.inspection.results.layers import ALL
 from dsf.inspection.softmax.attention import GivenWeights
 
@@ -52,8 +54,10 @@ class StoredMap(GivenWeights):
     label: str = ""
 
 
-Program = tuple[tuple[str, tuple[Value, ...]], ...]
-"""The operations of a call, each with what it makes."""
+Program = tuple[Any, ...]
+"""The operations of a call with what they are given but for its numbers, and where tokens lie."""
+FAILURES = 2
+"""A program is searched no more where nothing was found in so many modules."""
 FAMILY = "probed"
 MAPS_TOGETHER = 4
 """All maps that are measured unasked may hold so many times the numbers that one may."""
@@ -88,8 +92,7 @@ class Budget:
     """How many forward passes of single modules may be spent, and what was spent of them.
 
     Attributes:
-        numbers: the most numbers that one map may hold; all maps together hold twice as many.
-        is_short: whether a map was refused because of it.
+        numbers: the most numbers that one map may hold.
     """
 
     each: int = MOST_PASSES
@@ -97,7 +100,6 @@ class Budget:
     numbers: int = MOST_PASSES**2
     spent: float = 0.0
     stored: int = 0
-    is_short: bool = False
 
     def exceeds(self, operations: int, passes: int) -> bool:
         """Whether passes of so many operations are more than one map may take."""
@@ -105,7 +107,6 @@ class Budget:
 
     def check(self, operations: int, passes: int, size: int) -> None:
         """Raise an error if passes of so many operations, or a map of a size, are too much."""
-        self.is_short = True
         cost = passes * share_of_pass(operations)
         counted = f"{passes} forward passes of it"
         if cost != passes:
@@ -132,7 +133,6 @@ class Budget:
                 f"that are measured unasked for all modules together {self.stored} are held; pass "
                 "probe=(path,) to measure it, or a shorter input"
             )
-        self.is_short = False
 
 
 def share_of_pass(operations: int) -> float:
@@ -145,6 +145,7 @@ class Prober:
 
     Args:
         known: by the program of a module the ports that were found in one before, tried first.
+        failed: by the program of a module those in which none were found.
         worth: how much of what a token moves in the module the map of a function explains; of the
             functions that are found one that explains all comes first.
     """
@@ -154,12 +155,14 @@ class Prober:
         probe: Probe,
         budget: Budget | None = None,
         known: dict[Program, Ports] | None = None,
+        failed: dict[Program, list[str]] | None = None,
         *,
         worth: Callable[[Driven], float] | None = None,
     ):
         self._probe, self._worth = probe, worth
         self._budget = Budget() if budget is None else budget
         self._known: dict[Program, Ports] = {} if known is None else known
+        self._failed: dict[Program, list[str]] = {} if failed is None else failed
 
     def read(self, layer: Captured) -> StoredMap:
         self.driven = driven = self._chosen(layer)
@@ -212,18 +215,18 @@ class Prober:
         direct = value_among(call, fewest=2) if is_alone else None
         if direct is None:
             try:
-                return self._found(call, response)
+                return self._found(call, response, layer.name)
             except UnreadableError:
                 direct = value_among(call) if is_alone else None
                 if direct is None:
                     raise
         return Driven(call, direct)
 
-    def _found(self, call: FollowedCall, response: Port | None) -> Driven:
+    def _found(self, call: FollowedCall, response: Port | None, name: str) -> Driven:
         """The function between the places that a search finds."""
         # The places of ports are numbered within one program.
-        program: Program = tuple((one.name, one.outs) for one in call.recording.operations)
-        before = self._known.get(program)
+        program = _program_of(call)
+        before, failed = self._known.get(program), self._failed.setdefault(program, [])
         if before is not None and not before.layouts:  # which are of the tensors of that module
             try:
                 driven = Driven(call, before)
@@ -232,9 +235,17 @@ class Prober:
                     return driven
             except Exception:  # noqa: S110  # operations may refuse other numbers
                 pass
+        if len(failed) >= FAILURES:
+            raise UnreadableError(
+                f"nothing was looked for in it, since it does what {' and '.join(failed)} do with "
+                "other numbers, and nothing was found in these"
+            )
         start = call.recording.replays
         try:
             found = self._searched(call, response)
+        except UnreadableError:
+            failed.append(f"'{name}'")
+            raise
         finally:
             share = share_of_pass(len(call.recording.operations))
             self._budget.spent += (call.recording.replays - start) * share
@@ -268,6 +279,18 @@ class Prober:
             elif worth(driven) >= ALL:
                 return one
         return found
+
+
+def _program_of(call: FollowedCall) -> Program:
+    operations = call.recording.operations
+    run = [(one.name, one.outs, *tree_leaves((one.args, one.kwargs))) for one in operations]
+    lie = [
+        (place, dim)
+        for place, made in enumerate(filter(None, call.made_of))
+        for dim in range(len(made.shape))
+        if any(varies(plane, dim) for axis, plane in made.planes.items() if axis in call.along)
+    ]
+    return *run, *lie
 
 
 def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dict[str, Adapter]:
