@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, vmap
 from torch.nn import functional
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from dsf.inspection.capture.containers import tensors_in, times_written
+from dsf.inspection.capture.containers import memory_key, tensors_in, times_written
 from dsf.inspection.capture.modes import Functions
+from dsf.inspection.recording import Value
 from dsf.inspection.whole.stages import Project, Scale, transposed
 
 
@@ -200,11 +201,17 @@ class Follower(Functions):
             given = ((part, self.find(part)) for part in tensors_in((args, kwargs)))
             found = [(part, what) for part, what in given if what is not None]
         into = args[0] if found and args and isinstance(args[0], Tensor) else None
-        before = None if into is None else times_written(into)
+        before = times_written(into)
+        earlier = into.clone() if into is not None and _may_write(func, args, kwargs) else into
         output = func(*args, **kwargs)
         if found:
+            is_written = times_written(into) != before
+            if is_written and earlier is not into:  # what it was given is no longer there
+                args, kwargs, found = tree_map(
+                    lambda part: earlier if part is into else part, (args, kwargs, found)
+                )
             self._record(func, args, kwargs, output, found)
-            if into is not None and times_written(into) != before:
+            if is_written and into is not None:
                 self._written_through(into, name_of(func))
         return output
 
@@ -228,7 +235,7 @@ class Follower(Functions):
         leads = bool(args) and args[0] is given
         power = args[1] if name == "pow" and len(args) == 2 else None  # is zero at zero from 1 on
         is_power = isinstance(power, int | float) and power >= 1
-        is_square = name == "mul" and len(found) == 2 and found[1][0] is given is not output
+        is_square = name == "mul" and len(found) == 2 and found[1][0] is given
         is_activation = name in ACTIVATIONS or is_power or is_square
         if (out := kwargs.get("out")) is not None:
             for each in tensors_in(out):
@@ -261,10 +268,11 @@ class Follower(Functions):
         for output, linear, rest in pieces:
             self.add(output, sources, linear, rest, is_gate=is_gate)
 
-    def _written_through(self, view: Tensor, name: str) -> None:
-        """What a view was made of holds from now on what was written into the view."""
-        if view._base is not None:
-            self.follow(view._base, name)
+    def _written_through(self, written: Tensor, name: str) -> None:
+        """What lies in the same memory holds from now on what was written into a tensor."""
+        others = [one for one in self._followed if one is not written and _overlap(one, written)]
+        for other in (*others, *([] if written._base is None else [written._base])):
+            self.follow(other, name)
 
     def _write(self, whole: Tensor, index: Any, value: Any) -> None:
         """Follow a tensor into which ``value`` has just been written, no entry twice."""
@@ -430,7 +438,7 @@ def without_writing(name: str, func: Function) -> Function:
     """The function to call when a step is replayed, which does not write in place."""
     if name in MIXING:
         return attention
-    if name not in ADDING | MULTIPLYING | DIVIDING:
+    if name not in ADDING | MULTIPLYING | DIVIDING and not _is_in_place(func):
         return func
     found: Function = getattr(torch, name, None) or getattr(functional, name)
     return found
@@ -449,6 +457,27 @@ def name_of(func: Function) -> str:
     if name == "__get__":
         name = getattr(getattr(func, "__self__", None), "__name__", "")
     return name.strip("_")
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have elements that lie in one place of memory."""
+    if memory_key(one) != memory_key(other):
+        return False
+    first, second = (
+        Value(0, part.dtype, part.shape, part.stride(), int(part.storage_offset()))
+        for part in (one, other)
+    )
+    return first.overlaps(second)
+
+
+def _is_in_place(func: Function) -> bool:
+    name = getattr(func, "__name__", "")
+    return name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+
+
+def _may_write(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function may write into its first tensor, as those with ``inplace=True`` do."""
+    return _is_in_place(func) or any(part is True for part in (*args, *kwargs.values()))
 
 
 def layer_norm(

@@ -6,10 +6,11 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import dsf
 from dsf.attribution.affine_steps import Follower, replayed
-from dsf.inspection.errors import ReconstructionError
+from dsf.inspection.errors import ReconstructionError, UnreadableError
 from dsf.models import folder, recall
 from tests.inspection.families import tiny_models
 
@@ -73,6 +74,49 @@ class Overwriting(nn.Module):
         for block in self.blocks:
             x = block(x)
         return x
+
+
+class InPlace(Block):
+    """Overwrites the numbers that an activation, a gate or a sum is given."""
+
+    def __init__(self, written):
+        super().__init__()
+        self.written, self.gate = written, nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = x + self.attention(x, x, x)[0]
+        return x + self.written(self.inner(x), self.gate(x))
+
+
+WRITTEN = {
+    "silu": lambda y, _: functional.silu(y, inplace=True),
+    "hardswish": lambda y, _: nn.Hardswish(inplace=True)(y),
+    "tanh_": lambda y, _: y.tanh_(),
+    "square": lambda y, _: y.mul_(y),
+    "gated": lambda y, gate: functional.silu(gate).mul_(y),
+    "summed": lambda y, gate: torch.full_like(y, 0.5).add_(y).sub_(gate.relu_()),
+    "turned": lambda y, gate: y + gate.neg_() - gate,
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_operations_that_overwrite_what_they_are_given_are_followed(name, x):
+    torch.manual_seed(0)
+    stack = dsf.stack(nn.Sequential(*(InPlace(WRITTEN[name]) for _ in range(2))).double(), x)
+    parts = stack.contributions().sum(dim=2) + stack.remainder()
+    torch.testing.assert_close(parts, stack.hidden[-1])
+
+
+def test_views_of_what_was_overwritten_are_not_taken_for_what_they_were(x):
+    def written(y, _):
+        view = y.view(-1, 8)
+        functional.silu(y, inplace=True)
+        return view.view_as(y)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(*(InPlace(written) for _ in range(2))).double()
+    with pytest.raises(UnreadableError, match="because of 'silu'"):
+        dsf.stack(model, x)
 
 
 @pytest.fixture

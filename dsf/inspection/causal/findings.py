@@ -713,15 +713,16 @@ def _arrange(calls: Sequence[Call], mixed_axes: set[InputAxis], found: Findings)
             call.refused = str(error)
 
 
-NEARLY_ALL = 0.99
-"""What is said of a part that would be rounded up to all."""
+def _worded(share: float) -> str:
+    """A share that is not all; what would be rounded up to it is not."""
+    return f"{min(share, 0.99):.0%}" if not math.isnan(share) else "a part"
 
 
 def part_reason(finding: ModuleFinding, share: float) -> str:
     how = f" ({'; '.join(finding.how)})" if finding.how else ""
     return (
         f"the map that was probed is only a part of what it does to tokens{how}: it explains "
-        f"{min(share, NEARLY_ALL):.0%} of what a replaced token moves"
+        f"{_worded(share)} of what a replaced token moves"
     )
 
 
@@ -764,11 +765,10 @@ def unread_reason(finding: ModuleFinding, *, is_tried: bool = False) -> str:
     if finding.is_read and finding.mixes is not True:
         return _open_reason(finding, how)
     if finding.is_read:
-        share = f"{min(finding.share, NEARLY_ALL):.0%}" if finding.share == finding.share else "a part"
         return (
             f"the maps that were read in it are only a part of what it does to tokens{how}: with "
             f"them held, a replaced token still moves others by {finding.elsewhere:.0e}; they "
-            f"explain {share} of what it moves in all"
+            f"explain {_worded(finding.share)} of what it moves in all"
         )
     if finding.mixes is None:
         return (
