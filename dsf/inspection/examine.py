@@ -23,6 +23,7 @@ from dsf.inspection.capture.weights import check_runnable, double_copy, is_withi
 from dsf.inspection.causal.findings import (
     Findings,
     ModuleFinding,
+    counted,
     judged,
     settle_slots,
     silent_reason,
@@ -477,6 +478,8 @@ def _checked(layer: InspectedLayer, call: Call, found: Findings, takes: str) -> 
             row_input=maps.row_input,
             column_input=maps.column_input,
         )
+    is_apart = layer.axes[:1] == ("sample",) and found.mixed & counted(call)[1]
+    layer = replace(layer, axes=("window", *layer.axes[1:])) if is_apart else layer
     return _with_tokens(layer, call, takes) if found.asked and takes else layer
 
 

@@ -259,6 +259,7 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
         )
     if share >= ALL:
         call.explained, call.further = _explained(run, held, driven), list(run.made[1:])
+    call.counted = {*driven.value.token_axes}, {*driven.value.sample_axes}
     layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
     rows, columns = driven.tokens()
     batch = layer.system.batch

@@ -59,7 +59,7 @@ def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
     system = layer.system
     if not selection.has_channels(layer) or isinstance(system, ExplicitMap):
         return None
-    has_samples = layer.axes[0] == "sample"
+    has_samples = layer.axes[0] in ("sample", "window")
     channels = prod(system.batch[int(has_samples) :])
     groups = min(system.steps, side, max(MAX_GROUP_WORK // channels, FEWEST))
     norms = selection.remembered(layer, groups, lambda: layer.contribution_norms(groups=groups))
@@ -73,7 +73,7 @@ def layer_picture(layer: InspectedLayer, *, side: int) -> LayerPicture | None:
     words = "channels" if layer.heads is None else "chosen channels"
     label = f"all {channels} {words}" if channels > 1 else "the only channel"
     views = [
-        _view(label if samples == 1 else f"sample {k}, {label}", k, each, hidden, bounds)
+        _view(label if samples == 1 else f"{layer.axes[0]} {k}, {label}", k, each, hidden, bounds)
         for k, each in enumerate(norms[: selection.SAMPLES].numpy(force=True))
     ]
     total = prod(layer.mixer.system().batch[int(has_samples) :])

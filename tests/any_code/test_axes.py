@@ -594,3 +594,66 @@ def _told(model, x):
     except NothingCapturedError as error:
         return {name for name in "012" if f" {name} (" in str(error)}
     return {one.name for one in (*found, *found.unsupported)}
+
+
+def attention(*, batch_first):
+    return nn.MultiheadAttention(8, 2, batch_first=batch_first)
+
+
+class Both(nn.Module):
+    """Mixes along one axis of its input, and then along another."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.embed, self.first, self.second = nn.Embedding(9, 8), first, second
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        for one in (self.first, self.second):
+            is_attention = isinstance(one, nn.MultiheadAttention)
+            made = one(x, x, x) if is_attention else one(x)
+            x = x + (made if isinstance(made, torch.Tensor) else made[0])
+        return x
+
+
+class Sums(nn.Module):
+    def forward(self, x):
+        return x.cumsum(0)
+
+
+class Rows(nn.Module):
+    """An attention over the rows of a table of tokens, those of all columns side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = attention(batch_first=True)
+
+    def forward(self, x):
+        rows = x.transpose(1, 2).flatten(0, 1)
+        return self.inner(rows, rows, rows)[0].unflatten(0, (len(x), -1)).transpose(1, 2)
+
+
+class Columns(Rows):
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shape", "names"),
+    [
+        (attention(batch_first=True), attention(batch_first=False), (4, 5), ("window", "window")),
+        (attention(batch_first=True), Sums(), (4, 4), ("window", "window")),
+        (nn.LSTM(8, 8), nn.GRU(8, 8, batch_first=True), (4, 5), ("window", "window")),
+        (Rows(), Columns(), (2, 4, 5), ("window", "window")),
+        (attention(batch_first=False), nn.LSTM(8, 8), (4, 5), ("sample", "sample")),
+        (attention(batch_first=True), nn.GRU(8, 8, batch_first=True), (4, 5), ("sample", "sample")),
+    ],
+)
+def test_what_tokens_meet_along_elsewhere_is_not_called_samples(first, second, shape, names):
+    ids = torch.arange(torch.Size(shape).numel()).reshape(shape) % 9
+    inspection = dsf.inspect(drawn(Both(first, second)), ids)
+    assert tuple(layer.axes[0] for layer in inspection) == names
+    assert all(layer.is_exact for layer in inspection)
+    assert [len(layer.contribution_norms()) for layer in inspection] == [
+        layer.system.batch[0] for layer in inspection
+    ]

@@ -159,6 +159,7 @@ class Call:
         refused: why the calls of its module are not sequences, where joining them showed that.
         around: where an attention ran again in float64, what its whole module returned then.
         ran: where its module ran again in float64, what its projections were given and returned.
+        counted: where it was probed, the axes that its tokens lie along, and those of its samples.
     """
 
     name: str
@@ -182,6 +183,7 @@ class Call:
     draws: bool = False
     around: Tensor | None = None
     ran: Ran = field(default_factory=dict)
+    counted: tuple[set[Any], set[Any]] | None = None
 
     @property
     def first_output(self) -> Tensor:

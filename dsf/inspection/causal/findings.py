@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of
+from dsf.inspection.capture.calls import Call, Invocation, Through, storage_of, time_axis
 from dsf.inspection.capture.containers import memory_key, tensors_in
 from dsf.inspection.capture.modes import Heard, at_rest
 from dsf.inspection.causal import replay
@@ -24,6 +24,7 @@ from dsf.inspection.causal.coordinates import (
     compact,
     is_place,
     small,
+    varies,
 )
 from dsf.inspection.causal.replay import (
     Held,
@@ -102,6 +103,7 @@ class Findings:
         is_silent: whether no token moves another while all mixers that were read are held.
         unknown: numbers of the run of which it is not known what they were made of.
         all_of_it: calls while which are held no token moves another in the model; None if unknown.
+        mixed: the axes along which tokens meet.
     """
 
     modules: list[ModuleFinding] = field(default_factory=list)
@@ -113,6 +115,7 @@ class Findings:
     front: tuple[str, ...] = ()
     unknown: Sequence[Kept] = ()
     all_of_it: frozenset[Call] | None = None
+    mixed: set[InputAxis] = field(default_factory=set)
 
     def rest_of(
         self, run: Invocation, calls: Sequence[Call], listed: Sequence[ModuleFinding]
@@ -181,7 +184,8 @@ def judged(
     before = [one.module for one in seen if one not in kept and is_place(one.meeting.axis)]
     found.front = tuple(dict.fromkeys(where.name_of(one) or type(one).__name__ for one in before))
     certain = (one.meeting for one in mixings if one.meeting.is_known and not one.meeting.chooses)
-    _arrange(calls, {meeting.axis for meeting in certain}, found)
+    found.mixed = {meeting.axis for meeting in certain}.union(*(counted(one)[0] for one in calls))
+    _arrange(calls, found.mixed, found)
     calls = [call for call in calls if call not in found.refused]
     own: dict[Invocation, list[Meeting]] = {}
     for one in mixings:
@@ -690,6 +694,20 @@ def _relevant(
     mixed = {one.meeting.axis.source for one in kept() if one.meeting.is_known}
     front = {axis for axis in front if axis.source not in mixed}
     return kept()
+
+
+def counted(call: Call) -> tuple[set[InputAxis], set[InputAxis]]:
+    """The axes that the tokens of a module lie along, and those that tell its samples apart."""
+    given = (made for each in call.made_of.values() for made in each if made is not None)
+    made = next(given, None)
+    if call.counted is not None or made is None or len(made.shape) < 3:
+        return call.counted or (set(), set())
+    time, found = time_axis(call.module, len(made.shape)), (set[InputAxis](), set[InputAxis]())
+    for axis in filter(is_place, made.planes):
+        for dim in range(len(made.shape) - 1):
+            if varies(made.planes[axis], dim):
+                found[dim != time].add(axis)
+    return found
 
 
 @at_rest()

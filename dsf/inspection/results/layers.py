@@ -239,7 +239,7 @@ class InspectedLayer:
                 f"contribution_norms: 'groups' is {groups} and 'rows' is {rows}; give one of them, "
                 "and at least one group."
             )
-        whole, has_samples = self._whole_mixer(), self.axes[:1] == ("sample",)
+        whole, has_samples = self._whole_mixer(), self.axes[:1] in (("sample",), ("window",))
         entries = self.mixer.system().batch[int(has_samples) :]
         numbers = torch.arange(prod(entries)).reshape(entries)
         contributions = Contributions(
