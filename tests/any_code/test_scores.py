@@ -34,6 +34,14 @@ MADE_OF_SCORES = {
     "convolved scores": _convolved,
     "the largest": lambda x: x * _scores(x).amax(-1, keepdim=True),
     "their spread": lambda x: x * _scores(x).std(-1, keepdim=True),
+    "the smallest of all": lambda x: x * _scores(x).sort(-1)[0][..., :1],
+    "the best": lambda x: x * _scores(x).topk(1, -1)[0],
+    "that of the key that is furthest": lambda x: (
+        x * _scores(x).gather(-1, _scores(x).abs().argmin(-1, keepdim=True))
+    ),
+    "that of another key in each sample": lambda x: (
+        x * torch.stack([_scores(x)[0, :, 1], _scores(x)[1, :, 4]])[..., None]
+    ),
     "density": lambda x: x * torch.exp(-torch.cdist(x, x)).mean(-1, keepdim=True),
 }
 

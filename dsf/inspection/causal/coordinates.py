@@ -156,11 +156,11 @@ class Coordinates:
 
     @property
     def is_map(self) -> bool:
-        """Whether the key changes along an axis on which its query does not."""
+        """Whether the key changes along an axis on which no query does."""
         return any(
-            varies(plane, k) and not varies(self.planes.get(axis), k)
-            for axis, plane in self.columns.items()
-            for k in range(plane.ndim)
+            any(varies(plane, k) for plane in self.columns.values())
+            and not any(varies(plane, k) for plane in self.planes.values())
+            for k in range(len(self.shape))
         )
 
     def moved(self, move: Move, shape: Size) -> "Coordinates":
