@@ -106,3 +106,46 @@ def test_numbers_in_expanded_memory_are_followed():
     whole = nn.Sequential(Before(distances), nn.Linear(WIDTH, WIDTH), Before(lambda x: x))
     whole.append(nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True))
     assert answered(inspected(whole, X)) == {"0", "3.self_attn"}
+
+
+def _differences(x):
+    return (x[:, :, None] - x[:, None]).tanh().movedim(-1, 1)
+
+
+def _side_by_side(x):
+    rows, columns = x[:, :, None, :3], x[:, None, :, 3:]
+    sizes = -1, STEPS, STEPS, -1
+    return torch.cat([rows.expand(sizes), columns.expand(sizes)], -1).movedim(-1, 1)
+
+
+POOLS = {
+    "max": functional.max_pool2d,
+    "mean": functional.avg_pool2d,
+    "power": lambda grid, size: functional.lp_pool2d(grid, 2.0, size),
+    "adaptive": lambda grid, size: functional.adaptive_max_pool2d(
+        grid, [1 if one > 1 else STEPS for one in size]
+    ),
+    "sum": lambda grid, size: grid.sum(2 if size[0] > 1 else 3, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("size", [(STEPS, 1), (1, STEPS)], ids=["first", "second"])
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("grid", [_differences, _side_by_side])
+@pytest.mark.parametrize("is_first", [True, False], ids=["before attention", "behind attention"])
+def test_pools_over_one_side_of_a_grid_of_pairs_are_listed(grid, pool, size, is_first):
+    class Whole(nn.Module):
+        """Nothing in a module of its own."""
+
+        def __init__(self):
+            super().__init__()
+            self.mix = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+            self.last = nn.Linear(WIDTH, WIDTH)
+
+        def forward(self, x):
+            x = x if is_first else self.mix(x, x, x, need_weights=False)[0]
+            pooled = self.last(POOLS[pool](grid(x), size).flatten(2).mT)
+            return self.mix(pooled, pooled, pooled)[0] if is_first else pooled
+
+    inspection = inspected(Whole(), X)
+    assert "Whole" in {one.name for one in inspection.unsupported}

@@ -400,6 +400,8 @@ def of_all(given: Coordinates, shape: Size) -> Coordinates:
 
 # --- axes reduced
 
+OF_SCORES = "numbers made of scores are taken for tokens"
+
 
 def summed(
     given: Coordinates, dims: Sequence[int], keepdim: bool, shape: Size
@@ -445,7 +447,12 @@ def summed(
             of_each = {axis: windows_of(line.flatten(1)) for axis, line in lines.items()}
             windows[kept.index(still[0])] = of_each
         planes |= new_positions(pooled, windows, shape, "groups of tokens", device)
-    return Coordinates(shape, planes, made.columns), tuple(meetings)
+    columns = made.columns
+    if not all(map(counts_samples, filter(is_place, pooled))):  # numbers of keys, of all queries
+        keys = {axis: plane for axis, plane in columns.items() if bool((plane >= 0).any())}
+        planes, columns = planes | keys, {}
+        meetings += [Meeting(axis, Way.JOINS, OF_SCORES) for axis in keys]
+    return Coordinates(shape, planes, columns), tuple(meetings)
 
 
 def _are_of_each(plane: Tensor, dim: int) -> bool:
@@ -760,7 +767,6 @@ class SlidingWindow:
         meetings: list[Meeting] = []
         remade: dict[InputAxis, int] = {}
         behind = range(2, len(shape))
-        keeps_places = not self.is_transposed and all(step == 1 for step in self.stride)
         channels = given.shape[1]
         groups = self.groups or channels
         for axis, plane in given.planes.items():
@@ -784,7 +790,7 @@ class SlidingWindow:
             first = reduced(first, blank)[0].expand(first.shape) if blank else first
             if not places:  # also where padding is, which has no index
                 planes[axis] = small(first).amax(dim=list(behind), keepdim=True).expand(shape)
-            elif keeps_places:
+            elif not self.is_transposed and all(self.stride[k - 2] == 1 for k in places):
                 planes[axis] = self._shifted(first, wide, shape)
                 if wide:
                     words = f"'{self.name}' {Way.NEIGHBOURS.value}"
@@ -1342,6 +1348,9 @@ class Rules:
                 if isinstance(args[k], list | tuple) and args[k]:
                     options[k - 1] = args[k]
         sizes, stride, padding, dilation = ((list(one) * places)[:places] for one in options)
+        if "adaptive" in name:
+            pairs = zip(first.shape[2:], shape[2:], strict=True)
+            stride = [1 if before == after else 2 for before, after in pairs]
         is_known = not is_resized and "adaptive" not in name
         window = SlidingWindow(
             name,
@@ -1352,7 +1361,13 @@ class Rules:
             is_transposed=is_resized,
             is_known=is_known,
         )
-        made = window.follow(first, shape, self._projections.are_channels)
+        whole = [k for k in range(2, len(shape)) if shape[k] == 1]
+        others = [k - 2 for k in range(2, len(shape)) if k not in whole]
+        if not is_resized and all(sizes[k] == stride[k] == 1 for k in others):
+            one, meetings = summed(first, whole, True, shape)
+            made = Followed((one,), meetings)
+        else:
+            made = window.follow(first, shape, self._projections.are_channels)
         found = made.outputs[0]
         if is_single and found is not None:
             found = found.moved(lambda p: p[0], shape[1:])
@@ -1392,8 +1407,7 @@ def _without_lost_keys(given: Sequence[Coordinates | None], made: Followed) -> F
     known |= {one.axis for one in made.meetings}
     before = (axis for one in (*given, *made.outputs) if one for axis in one.columns)
     lost = (axis for axis in dict.fromkeys(before) if axis.size > 1 and axis not in known)
-    words = "numbers made of scores are taken for tokens"
-    further = tuple(Meeting(axis, Way.JOINS, words) for axis in lost)
+    further = tuple(Meeting(axis, Way.JOINS, OF_SCORES) for axis in lost)
     return Followed(tuple(outputs), made.meetings + further)
 
 
