@@ -49,6 +49,18 @@ def takes(model: nn.Module, name: str) -> bool:
     return name in parameters or any(others)
 
 
+def _are_names(model: nn.Module, mapping: Mapping[Any, Any]) -> bool:
+    """Whether a mapping holds the arguments of a model by their names, and is none of them."""
+    if not all(isinstance(name, str) and takes(model, name) for name in mapping):
+        return False
+    kinds = {name: one.kind for name, one in signature(model.forward).parameters.items()}
+    stars = {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
+    if any(kinds.get(name, Parameter.VAR_KEYWORD) not in stars for name in mapping):
+        return True
+    by_name = {Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD}
+    return hasattr(model, "main_input_name") or by_name.issuperset(kinds.values())
+
+
 class _FoundError(Exception):
     """Ends a run of the model before its decoder begins."""
 
@@ -268,10 +280,7 @@ def _first_place(
     elif (
         inputs
         and isinstance(inputs[0], Mapping)
-        and (
-            not isinstance(model, nn.Module)
-            or all(isinstance(name, str) and takes(model, name) for name in inputs[0])
-        )
+        and (not isinstance(model, nn.Module) or _are_names(model, inputs[0]))
     ):
         doubled = sorted(inputs[0].keys() & named.keys())
         if doubled:

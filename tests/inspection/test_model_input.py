@@ -83,6 +83,32 @@ def test_a_mapping_is_spread_where_the_model_takes_its_names():
     assert_close(maps(dsf.inspect(model, {"x": signal})), expected)
 
 
+class ByAnyName(Named):
+    def forward(self, **given):
+        return super().forward(given["signal"])
+
+
+class InFirstPlace(Named):
+    def forward(self, signal, **_options):
+        return super().forward(signal)
+
+
+class InAnyPlace(Named):
+    def forward(self, *given, **_options):
+        return super().forward(given[0])
+
+
+def test_a_mapping_is_left_where_the_model_takes_it_in_its_first_place():
+    signal = torch.randn(1, 5, 3)
+    given = {"x": signal, "_options": signal, "given": signal}
+    for kind in (InFirstPlace, InAnyPlace):
+        model = kind()
+        assert_close(maps(dsf.inspect(model, given)), maps(dsf.inspect(model.mixer, signal)))
+    model = ByAnyName()
+    found = dsf.inspect(model, {"signal": signal})
+    assert_close(maps(found), maps(dsf.inspect(model.mixer, signal)))
+
+
 WRONG = {
     "text": [(("",), {}), ((["a", ""],), {})],
     "tokenizer": [((TEXT,), {"tokenizer": 3})],
