@@ -42,7 +42,7 @@ from dsf.inspection.errors import (
     listed,
 )
 from dsf.inspection.families.registry import Known, candidates, known_modules
-from dsf.inspection.further_mixers import Further, probe_all, tried
+from dsf.inspection.further_mixers import Further, labelled, probe_all, tried
 from dsf.inspection.model_input import (
     Spell,
     as_it_ran,
@@ -53,7 +53,7 @@ from dsf.inspection.model_input import (
     without_logits,
     without_loss,
 )
-from dsf.inspection.probing.probe import Probe, probes
+from dsf.inspection.probing.probe import Probe, probers
 from dsf.inspection.rebuild import Limits, layer_names, on_disk, rebuild
 from dsf.inspection.results.layers import InspectedLayer, Inspection, Unsupported
 from dsf.inspection.softmax import attention, follower
@@ -112,7 +112,7 @@ def examine(model: nn.Module, question: Examination) -> Inspection:
     named = without_logits(model, inputs, without_loss(model, question.named))
     if question.exact:
         (inputs, named), model = in_float64((inputs, named)), wide_copy(model, question.adapters)
-    asked = {} if question.probe == AUTO else probes(model, question.probe)
+    asked = {} if question.probe == AUTO else probers(model, question.probe)
     known = _outside(known_modules(model, question.adapters), asked)
     limits = Limits(guarded=dtype_of(model) is torch.float64, tolerance=question.tolerance)
     title = question.name or type(model).__name__
@@ -425,7 +425,9 @@ class _Rebuilding:
             for name, build in rebuild(call, adapter, family, self.limits):
                 if wanted is None or name in wanted:
                     with made.refusing(call, name, strict=strict):
-                        self._add(made, call, build(), takes=adapter.takes)
+                        layer, prober = build(), self.further.probers.get(call.module)
+                        layer = layer if prober is None else labelled(layer, prober.driven)
+                        self._add(made, call, layer, takes=adapter.takes)
         if not made.refused:
             call.arguments, call.output, call.surroundings = {}, None, None
         return made

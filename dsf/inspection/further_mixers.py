@@ -54,6 +54,7 @@ class Further:
         shares: of a call that was probed, how much of what a token moves its map explains.
         failed: by the path of a module that is not read, what it was tried as, in words.
         on_probed: attentions that work on what a probed part of their module returns.
+        probers: of the modules that are to be probed.
     """
 
     known: Known = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Further:
     shares: dict[Call, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     on_probed: set[Call] = field(default_factory=set)
+    probers: dict[nn.Module, Prober] = field(default_factory=dict)
 
     def fail(self, path: str, words: str) -> None:
         self.failed[path] = f"{self.failed[path]}. {words}" if path in self.failed else words
@@ -92,7 +94,7 @@ class Further:
 def tried(
     passes: Sequence[Invocation],
     model: nn.Module,
-    probes: Mapping[str, Adapter],
+    probers: Mapping[str, Prober],
     possible: Candidates,
     limits: Limits,
 ) -> Further:
@@ -103,9 +105,10 @@ def tried(
         return [call_of(path, one) for one in passes if one.module is module and one.ended]
 
     found = Further()
-    for path, adapter in probes.items():
+    for path, prober in probers.items():
         if calls := calls_at(path):
-            found.known[path] = adapter, FAMILY
+            found.known[path] = prober.adapter, FAMILY
+            found.probers[calls[0].module] = prober
             found.calls += calls
     of_class: dict[type, tuple[str, int]] = {}
     for path, structures in possible.items():
@@ -243,8 +246,7 @@ def _is_probed(one: ModuleFinding, instead_of: Sequence[Call]) -> bool:
 
 
 def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: float) -> _Probed:
-    adapter = Adapter(families={}, read=prober.read, finish=prober.finish)
-    run = call.invocation
+    adapter, run = prober.adapter, call.invocation
     assert run is not None  # noqa: S101  # of ``call_of``
     with run.as_it_began():
         (layer,) = (build() for _, build in rebuild(call, adapter, FAMILY, limits))
@@ -260,6 +262,15 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
     if share >= ALL:
         call.explained, call.further = _explained(run, held, driven), list(run.made[1:])
     call.counted = {*driven.value.token_axes}, {*driven.value.sample_axes}
+    layer, behind = labelled(layer, driven), _behind(run, held, driven)
+    is_of_tokens = not (driven.has_own_rows or bool((layer.row_tokens < 0).any()))
+    for one in () if is_of_tokens else behind:  # its keys are rows of the map
+        one.maps = one.maps and replace(one.maps, columns=SLOT, column_tokens=None)
+    return call, adapter, layer, share, behind
+
+
+def labelled(layer: InspectedLayer, driven: Driven) -> InspectedLayer:
+    """A layer that was probed, with the tokens of its rows and columns."""
     layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
     rows, columns = driven.tokens()
     batch = layer.system.batch
@@ -268,11 +279,7 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
         layer = replace(layer, row_order=rows.expand(*batch, -1))
     if not is_in_order:
         layer = replace(layer, column_order=columns.expand(*batch, -1))
-    behind = _behind(run, held, driven)
-    is_of_tokens = not (driven.has_own_rows or bool((rows < 0).any()))
-    for one in () if is_of_tokens else behind:  # its keys are rows of the map
-        one.maps = one.maps and replace(one.maps, columns=SLOT, column_tokens=None)
-    return call, adapter, layer, share, behind
+    return layer
 
 
 def _explained(invocation: Invocation, held: Held, driven: Driven) -> int:

@@ -200,12 +200,12 @@ def reference_call(call: Call, adapter: Adapter) -> Call:
             call.invocation.as_it_began(),
         ):
             twin = double_copy(call.module)
-        return again(call, call.invocation, twin, adapter.renew)
+        return again(call, call.invocation, twin, adapter)
     except NoReferenceError:  # such as a forward pass that knows its module by a closure
         if adapter.renew is not None or not can_be_widened(call.module):
             raise
         with _ONE_AT_A_TIME, widened(call.module), call.invocation.as_it_began():
-            return again(call, call.invocation, call.module, None)
+            return again(call, call.invocation, call.module, adapter)
 
 
 @contextmanager
@@ -219,25 +219,23 @@ def _refused(what: str, *passed: type[Exception]) -> Iterator[None]:
         raise NoReferenceError(f"{what} ({in_words(error)})") from error
 
 
-def _run_again(
-    call: Call, invocation: Invocation, twin: nn.Module, renew: Callable[[Any], None] | None
-) -> Call:
+def _run_again(call: Call, invocation: Invocation, twin: nn.Module, adapter: Adapter) -> Call:
     """The call where ``twin`` runs: a copy of its module in float64, or itself, widened."""
-    if renew is not None:
+    if adapter.renew is not None:
         with in_double():
-            renew(twin)
-    arguments: dict[str, Any] = {}
+            adapter.renew(twin)
+    arguments = dict(call.arguments)
 
     def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments.update(copied(given_to(twin, args, kwargs)))
+        if adapter.takes:  # what is probed is called again with what its hooks were given
+            arguments.update(copied(given_to(twin, args, kwargs)))
 
     with (
         twin.register_forward_pre_hook(note, with_kwargs=True),  # behind those of the module
         _running(twin) as ran,
     ):
         output, draws = _run(twin, invocation)
-    arguments = in_float64(arguments)
-    return replace(call, arguments=arguments, output=output, draws=draws, ran=ran)
+    return replace(call, arguments=in_float64(arguments), output=output, draws=draws, ran=ran)
 
 
 @contextmanager
@@ -262,7 +260,7 @@ def _running(twin: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
             del ran[path]
 
 
-def _attended(call: Call, invocation: Invocation, twin: nn.Module, _: Any) -> Call:
+def _attended(call: Call, invocation: Invocation, twin: nn.Module, _: Adapter) -> Call:
     calls: list[Call] = []
     attends = {(twin, one.product) for one in invocation.calls}
     where = ModuleStack(twin, claimed=set(), keeps_passes=False, attends=attends)

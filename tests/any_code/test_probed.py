@@ -550,3 +550,89 @@ def test_ports_of_another_program_are_not_taken_over():
     assert [layer.name for layer in inspection] == ["0", "2"]
     assert all(layer.is_exact for layer in inspection)
     assert inspection.unsupported == ()
+
+
+class Sums(nn.Module):
+    """The running mean of projected tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x, scale=1.0):
+        return self.project(x).cumsum(dim=1) * scale / WIDTH
+
+
+def hooked(*, ahead=None, behind=None):
+    model = drawn(nn.Sequential(nn.Linear(WIDTH, WIDTH), Sums(), nn.Linear(WIDTH, WIDTH)))
+    if ahead is not None:
+        model[1].register_forward_pre_hook(ahead)
+    if behind is not None:
+        model[1].register_forward_hook(behind)
+    return model
+
+
+HOOKS = {
+    "reads its input": {"behind": lambda _, given, y: y + 2 * given[0]},
+    "counts its inputs": {"behind": lambda _, given, y: y * len(given)},
+    "changes its input": {"ahead": lambda _, given: (2 * given[0] + 1,)},
+    "bends its input": {"ahead": lambda _, given: (given[0].tanh(),)},
+    "turns its input": {"ahead": lambda _, given: (given[0].flip(1),)},
+    "both": {"ahead": lambda _, given: (2 * given[0],), "behind": lambda _, given, y: y + given[0]},
+}
+
+
+@pytest.mark.parametrize("asked", [{}, {"probe": ("1",)}], ids=["unasked", "asked"])
+@pytest.mark.parametrize("name", HOOKS)
+def test_hooks_of_a_probed_mixer_run_once_and_find_its_arguments(name, asked):
+    (layer,) = dsf.inspect(hooked(**HOOKS[name]), tokens(2, 6, WIDTH), **asked)
+    assert (layer.name, layer.is_exact or bool(asked)) == ("1", True)
+    causal = torch.ones(6, 6).tril().double() / WIDTH
+    expected = causal.mT if "turns" in name else causal
+    torch.testing.assert_close(layer.map()[0, 0], expected)
+
+
+class Shifted(nn.Module):
+    """A mixer that is given tokens in another order, and perhaps a part of them as queries."""
+
+    def __init__(self, mixer, given):
+        super().__init__()
+        self.embed, self.mixer, self.given = nn.Linear(WIDTH, WIDTH), mixer, given
+
+    def forward(self, x):
+        return self.mixer(*self.given(self.embed(x).roll(1, 1)))
+
+
+class Reads(Sums):
+    def forward(self, queries, hidden_states):
+        weights = (queries @ hidden_states.mT).relu()
+        return weights @ self.project(hidden_states)
+
+
+class Rows(Sums):
+    def forward(self, hidden_states):
+        return super().forward(hidden_states)
+
+
+class Halves(Sums):
+    def forward(self, x):
+        return self.project(x).unflatten(1, (-1, 2)).sum(2)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "given", "rows"),
+    [
+        (Reads, lambda x: (x[:, :5], x), [0, 1, 2, 3, 5]),
+        (Rows, lambda x: (x,), [*range(6)]),
+        (Halves, lambda x: (x,), [-1, -1, -1]),
+    ],
+)
+def test_a_map_that_was_asked_for_has_the_tokens_of_its_rows(mixer, given, rows):
+    model, x = drawn(Shifted(mixer(), given)), tokens(2, 6, WIDTH)
+    layer = dsf.inspect(model, x, probe=("mixer",))["mixer"]
+    assert layer.row_tokens[0, 0].tolist() == rows
+    assert layer.column_tokens[0, 0].tolist() == [*range(6)]
+    if mixer is Rows:  # the last token comes first
+        order = torch.tensor([5, 0, 1, 2, 3, 4]).argsort()
+        expected = torch.ones(6, 6).tril()[order][:, order].double() / WIDTH
+        torch.testing.assert_close(layer.map()[0, 0], expected)

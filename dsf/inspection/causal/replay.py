@@ -953,7 +953,8 @@ def _hold(stack: ExitStack, invocation: Invocation, held: Held, found: Repetitio
         stack.callback(child.register_forward_hook(_keeping(several, found)).remove)
         if child not in inside:  # or what moves there is the other's
             compare = _comparing([one for *_, one in several], found)
-            stack.callback(child.register_forward_pre_hook(compare, with_kwargs=True).remove)
+            first = {"with_kwargs": True, "prepend": True}  # as the run noted what it was given
+            stack.callback(child.register_forward_pre_hook(compare, **first).remove)
         if child in idle and attending.isdisjoint(child.modules()):
             forward = _not_run(child.forward, several)
             stack.enter_context(exchanged_in(child, "forward", forward))

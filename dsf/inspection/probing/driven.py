@@ -710,19 +710,12 @@ class Port:
 def as_called(
     module: nn.Module, arguments: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Named arguments as ``forward`` takes them: by position where its signature requires it."""
-    rest, args = dict(arguments), []
-    kinds = signatures.signature(module.forward).parameters
-    starred = any(kind.kind is kind.VAR_POSITIONAL for kind in kinds.values())
-    for name, kind in kinds.items():
-        if name not in rest:
-            continue
-        if kind.kind is kind.VAR_POSITIONAL:
-            args += rest.pop(name)
-        elif kind.kind is kind.POSITIONAL_ONLY or (
-            starred and kind.kind is kind.POSITIONAL_OR_KEYWORD
-        ):
-            args.append(rest.pop(name))
+    """Named arguments as ``forward`` takes them: the first ones by position, as hooks read them."""
+    rest, args = dict(arguments), list[Any]()
+    for name, kind in signatures.signature(module.forward).parameters.items():
+        if name not in rest or kind.kind in (kind.KEYWORD_ONLY, kind.VAR_KEYWORD):
+            break
+        args += rest.pop(name) if kind.kind is kind.VAR_POSITIONAL else [rest.pop(name)]
     return tuple(args), rest
 
 

@@ -81,11 +81,6 @@ class Probe:
     value: str | Port | None = None
     response: str | Port | None = None
 
-    def adapter(self) -> Adapter:
-        """An adapter that reads one module by probing it."""
-        prober = Prober(self)
-        return Adapter(families={}, read=prober.read, finish=prober.finish)
-
 
 @dataclass(eq=False)
 class Budget:
@@ -163,6 +158,11 @@ class Prober:
         self._budget = Budget() if budget is None else budget
         self._known: dict[Program, Ports] = {} if known is None else known
         self._failed: dict[Program, list[str]] = {} if failed is None else failed
+
+    @property
+    def adapter(self) -> Adapter:
+        """An adapter that reads one module by probing it, called as it was, before its hooks."""
+        return Adapter(families={}, read=self.read, finish=self.finish, takes="")
 
     def read(self, layer: Captured) -> StoredMap:
         self.driven = driven = self._chosen(layer)
@@ -293,8 +293,8 @@ def _program_of(call: FollowedCall) -> Program:
     return *run, *lie
 
 
-def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dict[str, Adapter]:
-    """An adapter for every module that is to be probed, by its path."""
+def probers(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dict[str, Prober]:
+    """A prober for every module that is to be probed, by its path."""
     if isinstance(wanted, str):
         raise TypeError(f"probe: must be a tuple of paths; for one pass probe=({wanted!r},).")
     given = wanted if isinstance(wanted, Mapping) else {path: Probe() for path in wanted}
@@ -307,7 +307,7 @@ def probes(model: nn.Module, wanted: Mapping[str, Probe] | Sequence[str]) -> dic
             )
         if not isinstance(how, Probe):
             raise TypeError(f"probe: '{path}' needs a dsf.inspection.Probe, but it is {how!r}.")
-    return {path: how.adapter() for path, how in given.items()}
+    return {path: Prober(how) for path, how in given.items()}
 
 
 def _arranged(values: Tensor, linear: Linear) -> Tensor:
