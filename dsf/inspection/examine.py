@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from math import prod
 from operator import attrgetter
 from threading import RLock
 from typing import Any, TypeVar
@@ -496,7 +497,9 @@ def _with_tokens(layer: InspectedLayer, call: Call, takes: str) -> InspectedLaye
     elif rows is None:
         columns = _tokens_given(call, takes, reads)
         rows = _tokens_given(call, "query", steps) if "query" in call.made_of else columns
-        if rows is not None and bool((rows >= 0).any()) and is_one_sequence(rows, columns):
+        count = prod(axis.size for axis in counted(call)[0])
+        is_known = rows is not None and bool((rows >= 0).any())
+        if is_known and is_one_sequence(rows, columns, count):
             return layer
 
     def laid_out(tokens: Tensor | None, count: int) -> Tensor | None:

@@ -327,3 +327,49 @@ def test_means_of_rows_of_a_picture_are_slots(side, patch):
     layer = found["1.inner"]
     assert layer.columns == "slot"
     assert layer.row_tokens.unique().tolist() == layer.column_tokens.unique().tolist() == [-1]
+
+
+def shifted(x):
+    """Every token at the place behind it; the last is lost."""
+    return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
+
+
+class ShiftedInto(nn.Module):
+    def __init__(self, mixer, given):
+        super().__init__()
+        self.embed, self.mixer, self.given = nn.Linear(WIDTH, WIDTH), mixer, given
+
+    def forward(self, x):
+        made = self.mixer(*self.given(self.embed(x)))
+        return made[0] if isinstance(made, tuple) else made
+
+
+BEHIND = [-1, *range(TOKENS - 1)]
+SHIFTED = {
+    "queries": (lambda x: (shifted(x), x, x), BEHIND, WORDS),
+    "keys": (lambda x: (x, shifted(x), x), WORDS, WORDS),
+    "values": (lambda x: (x, x, shifted(x)), WORDS, BEHIND),
+    "all": (lambda x: (shifted(x),) * 3, BEHIND, BEHIND),
+}
+
+
+class Three(Reading):
+    def forward(self, query, key, value):
+        q, k, v = self.q(query), self.k(key), self.v(value)
+        return (q @ k.mT / SIZE).softmax(dim=-1) @ v
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+@pytest.mark.parametrize("is_library", [True, False])
+def test_tokens_that_are_shifted_into_an_attention_keep_their_numbers(name, is_library):
+    given, rows, columns = SHIFTED[name]
+    mixer = nn.MultiheadAttention(WIDTH, 2, batch_first=True) if is_library else Three()
+    (layer,) = dsf.inspect(drawn(ShiftedInto(mixer, given)), tokens(SAMPLES, TOKENS, WIDTH))
+    assert (numbers(layer.row_tokens), numbers(layer.column_tokens)) == (rows, columns)
+
+
+def test_tokens_that_are_shifted_into_a_recurrence_keep_their_numbers():
+    mixer = nn.GRU(WIDTH, WIDTH, batch_first=True)
+    model = drawn(ShiftedInto(mixer, lambda x: (shifted(x),)))
+    (layer,) = dsf.inspect(model, tokens(SAMPLES, TOKENS, WIDTH))
+    assert (numbers(layer.row_tokens), numbers(layer.column_tokens)) == (BEHIND, BEHIND)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Size, Tensor
@@ -148,7 +149,8 @@ def maps_of(
     if is_apart and any(all_before(axis) & rows.keys() for axis in along):
         kind, column_tokens = SLOT, None
     _, row_tokens = _tokens(rows, [axis for axis in along if axis in rows], order)
-    if is_one_sequence(row_tokens, column_tokens):
+    count = prod(axis.size for axis in along)
+    if is_one_sequence(row_tokens, column_tokens, count):
         kind, row_tokens, column_tokens = TOKEN, None, None
     # Queries may depend on further inputs, such as the positions of the same tokens.
     from_rows, from_columns = (
@@ -253,13 +255,15 @@ def tokens_along(given: Sequence[Coordinates], time: int | None) -> Tensor | Non
     return None if number is None else number.clamp(min=NONE).long()
 
 
-def is_one_sequence(rows: Tensor | None, columns: Tensor | None) -> bool:
-    """Whether rows and columns are all tokens in their order, between places of none."""
+def is_one_sequence(rows: Tensor | None, columns: Tensor | None, count: int) -> bool:
+    """Whether rows and columns are all of so many tokens in their order, between places of none."""
     if rows is None or columns is None or not torch.equal(rows, columns):
         return False
     if bool((rows < -1).any()) or bool((rows != rows[:1]).any()):
         return False
     tokens = rows[0][rows[0] >= 0]
+    if len(tokens) < min(count, rows.shape[-1]):  # those that are missing were shifted out
+        return False
     return bool((tokens == torch.arange(len(tokens), device=tokens.device)).all())
 
 
