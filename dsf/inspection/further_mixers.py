@@ -271,6 +271,8 @@ def _probe(call: Call, held: Held, prober: Prober, limits: Limits, *, least: flo
 
 def labelled(layer: InspectedLayer, driven: Driven) -> InspectedLayer:
     """A layer that was probed, with the tokens of its rows and columns."""
+    if not driven.value.token_axes:  # it was asked for with a view of its own
+        return layer
     layer = replace(layer, columns=SLOT if driven.has_slots else TOKEN)
     rows, columns = driven.tokens()
     batch = layer.system.batch
