@@ -351,8 +351,8 @@ def share_of_probed(
 
     share = of_draw(0)
     for draw in replay.draws(invocation)[:most]:  # of many tokens, which may meet elsewhere
-        if share >= ALL and not math.isnan(of_many := of_draw(draw)):
-            share = min(share, of_many)
+        if not share < ALL and not math.isnan(of_many := of_draw(draw)):
+            share = of_many if math.isnan(share) else min(share, of_many)
     return share
 
 

@@ -111,6 +111,18 @@ def test_the_map_is_that_of_the_formula_with_factors_held(name):
     assert "held" in layer.mixer.label
 
 
+@pytest.mark.parametrize("chosen", [range(3, SIZE), range(3)])
+@torch.no_grad()
+def test_a_token_that_moves_nothing_says_nothing_of_a_gate_of_the_largest(chosen):
+    model, x = drawn_with(lambda x: x * x.amax((1, 2), keepdim=True), ())
+    x[:, chosen] += 10  # whichever is asked first, in one of both cases it is none of the largest
+    (layer,) = inspection = dsf.inspect(model, x)
+    assert layer.is_exact
+    assert not inspection.unsupported
+    gate = x.amax((1, 2), keepdim=True).expand(-1, 1, WIDTH).double()
+    torch.testing.assert_close(layer.map(), times(gate)[:, :1], atol=1e-6, rtol=1e-6)
+
+
 @torch.no_grad()
 def test_a_norm_of_groups_of_channels_mixes_these():
     norm = nn.GroupNorm(2, WIDTH)

@@ -1124,8 +1124,9 @@ def _keeping(several: Sequence[HeldOutput], found: Repetition) -> Callable[..., 
 def share_of(everything: Moved, rest: Moved) -> float:
     """How much of ``everything`` that a token moves does not remain as ``rest``, 0 to 1.
 
-    nan where a number is not finite, as where large tokens overflow in an exponential.
+    nan where it moves nothing, or a number is not finite, as where large tokens overflow in an
+    exponential.
     """
     explained = (everything.difference - rest.difference).norm().item()
     left = rest.difference.norm().item()
-    return explained / (explained + left) if explained + left != 0 else 0.0
+    return explained / (explained + left) if explained + left != 0 else math.nan
