@@ -430,3 +430,24 @@ def test_what_mixes_behind_tokens_that_were_laid_into_channels_is_found(model, s
     if "sums" in read:
         lower = torch.ones(8, 8, dtype=torch.float64).tril()
         torch.testing.assert_close(read["sums"].map()[0, 0], lower)
+
+
+class OfVideo(nn.Module):
+    """Patches of a video attend to fewer of them, which are made coarser in space alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv3d(3, CHANNELS, (1, 2, 2), (1, 2, 2))
+        self.pool = nn.Conv3d(CHANNELS, CHANNELS, 3, (1, 2, 2), padding=1, groups=CHANNELS)
+        self.attend = nn.MultiheadAttention(CHANNELS, 2, batch_first=True)
+
+    def forward(self, video):
+        x = self.patches(video).flatten(2).mT
+        fewer = self.pool(x.mT.unflatten(2, (2, 4, 4))).flatten(2).mT
+        return self.attend(x, fewer, fewer, need_weights=False)[0]
+
+
+def test_a_video_that_is_made_coarser_in_space_has_other_tokens_in_time_too():
+    found = dsf.inspect(drawn(OfVideo()), torch.randn(2, 3, 2, 8, 8))
+    assert "attend" in {layer.name for layer in found}
+    assert not found.unsupported

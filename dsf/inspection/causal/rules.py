@@ -769,6 +769,12 @@ class SlidingWindow:
         behind = range(2, len(shape))
         channels = given.shape[1]
         groups = self.groups or channels
+        # What makes fewer tokens along one side of a video makes other ones along all sides.
+        made_anew = {
+            axis.source
+            for axis, plane in given.planes.items()
+            if any(self.stride[k - 2] > 1 and varies(plane, k) for k in behind)
+        }
         for axis, plane in given.planes.items():
             if groups < channels and has_many_and_one(plane, 1):
                 meetings.append(Meeting(axis, words=MANY_AND_ONE))
@@ -790,7 +796,7 @@ class SlidingWindow:
             first = reduced(first, blank)[0].expand(first.shape) if blank else first
             if not places:  # also where padding is, which has no index
                 planes[axis] = small(first).amax(dim=list(behind), keepdim=True).expand(shape)
-            elif not self.is_transposed and all(self.stride[k - 2] == 1 for k in places):
+            elif not (self.is_transposed or axis.source in made_anew):
                 planes[axis] = self._shifted(first, wide, shape)
                 if wide:
                     words = f"'{self.name}' {Way.NEIGHBOURS.value}"
