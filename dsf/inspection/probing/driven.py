@@ -904,7 +904,8 @@ class Driven:
         number = coordinates.token_numbers({axis: rows[axis] for axis in shared})
         if number is None or by_shared is None or not torch.equal(by_shared, numbers):
             number = torch.full((len(self.response.tokens),), NONE)
-        return number.clamp(min=NONE).long(), numbers.clamp(min=NONE).long()
+        number, numbers = (each.clamp(min=NONE).long().cpu() for each in (number, numbers))
+        return number, numbers
 
     @property
     def has_slots(self) -> bool:
