@@ -271,7 +271,9 @@ class Follower(Functions):
     def _written_through(self, written: Tensor, name: str) -> None:
         """What lies in the same memory holds from now on what was written into a tensor."""
         others = [one for one in self._followed if one is not written and _overlap(one, written)]
-        for other in (*others, *([] if written._base is None else [written._base])):
+        if written._base is not None:
+            others.append(written._base)
+        for other in others:
             self.follow(other, name)
 
     def _write(self, whole: Tensor, index: Any, value: Any) -> None:

@@ -242,10 +242,10 @@ def _are_told_apart(number: Tensor, line: Tensor) -> bool:
 
 
 def telling(planes: Planes, axes: Sequence[InputAxis]) -> list[InputAxis]:
-    """Axes that tell tokens apart, without those that elements of all others lack and these tell.
+    """The axes that tell tokens apart, without those that say nothing that the others do not.
 
-    Where groups were added to as many tokens, the tokens say nothing more, and groups that are
-    further channels are of none.
+    Such are groups beside the tokens that they were added to: an element that is of no token of
+    such an axis has one along the others, and these tell apart whatever the axis does.
     """
     if not any(bool((small(planes[axis]) == NONE).any()) for axis in axes):
         return [*axes]

@@ -951,10 +951,10 @@ def _hold(stack: ExitStack, invocation: Invocation, held: Held, found: Repetitio
     inside = {part for child in keeping for part in child.modules() if part is not child}
     for child, several in keeping.items():
         stack.callback(child.register_forward_hook(_keeping(several, found)).remove)
-        if child not in inside:  # or what moves there is the other's
+        if child not in inside:  # what moves in a part of another is the other's
             compare = _comparing([one for *_, one in several], found)
-            first = {"with_kwargs": True, "prepend": True}  # as the run noted what it was given
-            stack.callback(child.register_forward_pre_hook(compare, **first).remove)
+            ahead = child.register_forward_pre_hook  # of other hooks, as in the run
+            stack.callback(ahead(compare, prepend=True, with_kwargs=True).remove)
         if child in idle and attending.isdisjoint(child.modules()):
             forward = _not_run(child.forward, several)
             stack.enter_context(exchanged_in(child, "forward", forward))

@@ -448,7 +448,8 @@ def summed(
             windows[kept.index(still[0])] = of_each
         planes |= new_positions(pooled, windows, shape, "groups of tokens", device)
     columns = made.columns
-    if not all(map(counts_samples, filter(is_place, pooled))):  # numbers of keys, of all queries
+    if not all(map(counts_samples, filter(is_place, pooled))):
+        # Scores that are summed over queries are numbers of the keys.
         keys = {axis: plane for axis, plane in columns.items() if bool((plane >= 0).any())}
         planes, columns = planes | keys, {}
         meetings += [Meeting(axis, Way.JOINS, OF_SCORES) for axis in keys]
