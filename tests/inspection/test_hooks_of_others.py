@@ -131,6 +131,31 @@ def test_a_hook_that_writes_into_what_a_mamba_is_given_is_applied_once():
     assert max(layer.formula for layer in dsf.inspect(model, **IDS)) < 1e-12
 
 
+def _written_into(mixer):
+    """Have the gate, which lies in what the projection returned, doubled in place."""
+
+    def write(_, args):
+        args[1].mul_(2)
+
+    mixer.norm.register_forward_pre_hook(write)
+
+
+CHANGED = {
+    "what it returns": lambda mixer: after(mixer.in_proj, lambda x: 1.5 * x),
+    "what it is given": lambda mixer: before(mixer.in_proj, lambda x: 1.5 * x),
+    "what it returned, later": _written_into,
+}
+
+
+@pytest.mark.parametrize("way", CHANGED)
+def test_a_projection_whose_numbers_are_changed_is_not_that_of_its_weights(way):
+    model, mixer = mamba2(torch.float32)
+    CHANGED[way](mixer)
+    inspection = dsf.inspect(model, **IDS)
+    assert [layer.name for layer in inspection] == ["layers.1.mixer"]
+    assert "the rebuilt layer differs" in missed(inspection, "layers.0.mixer")[0]
+
+
 @TYPES
 def test_a_hook_behind_an_attention_is_none_of_the_whole_layer(dtype):
     model, attention = llama(dtype)
