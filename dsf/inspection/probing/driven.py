@@ -257,37 +257,37 @@ def _channels_unseen(axes: Iterable[InputAxis], along: frozenset[InputAxis]) -> 
     return found
 
 
-def rows_beside(found: Coordinates | None, values: Layout) -> Layout | None:
-    """The layout of a tensor with the samples of some values and rows that are not their tokens."""
+def rows_beside(
+    found: Coordinates | None, samples: tuple[InputAxis, ...], tokens: tuple[InputAxis, ...]
+) -> Layout | None:
+    """The layout of a tensor with the samples of some values and rows that are not their tokens.
+
+    Args:
+        samples, tokens: the axes of the values.
+    """
     # The rows are the other positions that its elements belong to, such as tokens of another
     # sequence or groups; there is one where they belong to none. None where its elements belong to
     # single tokens of the values, or not to single samples.
     if found is None or not found.shape.numel():
         return None
     planes = {axis: plane for axis, plane in found.planes.items() if coordinates.is_place(axis)}
-    if any(bool((planes[a] >= 0).any()) for a in values.token_axes if a in planes):
+    if any(bool((planes[axis] >= 0).any()) for axis in tokens if axis in planes):
         return None
-    if any(axis not in planes for axis in values.sample_axes):
+    if any(axis not in planes for axis in samples):
         return None
-    others = [axis for axis in _sorted(planes) if axis not in values.sample_axes]
+    others = [axis for axis in _sorted(planes) if axis not in samples]
     rows = tuple(axis for axis in others if bool((planes[axis] >= 0).any()))
     chosen_in = torch.ones((), dtype=torch.bool)
-    for axis in (*values.sample_axes, *rows):
+    for axis in (*samples, *rows):
         chosen_in = chosen_in & (planes[axis] >= 0)
     chosen = chosen_in.expand(found.shape).flatten().nonzero().flatten()
-    samples = values.sample_axes
     sample, _ = _numbered(planes, samples, chosen)
     places = {axis: planes[axis].flatten()[chosen].long() for axis in rows}
     pairs = {axis: torch.stack([place, sample], dim=1) for axis, place in places.items()}
     count = len(sample.unique())  # the same everywhere in a sample, as that of a second batch is
     alike = tuple(axis for axis in rows if len(pairs[axis].unique(dim=0)) == count)
     rows = tuple(axis for axis in rows if axis not in alike)
-    samples = (*samples, *alike)
-    made = _laid_out(planes, chosen, samples, rows)
-    if made is None:
-        return None
-    known = made.samples[:, : len(values.sample_axes)]
-    return made if torch.equal(known, values.samples) else None
+    return _laid_out(planes, chosen, (*samples, *alike), rows)
 
 
 def _laid_out(

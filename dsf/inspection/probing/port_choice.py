@@ -220,6 +220,14 @@ class PortSearch:
         if response is not None:
             wanted = value_at(call, response)[0].region
             self._read_at = {one: at for one, at in self._read_at.items() if one.region == wanted}
+        self._returned_by: dict[Any, str] = {}
+        self._given_to: dict[Any, str] = {}
+        for passed in self._recording.calls:
+            for one in values_in(passed.output)[:1]:
+                self._returned_by.setdefault(one.region, passed.name)
+            for one in values_in((passed.args, passed.kwargs))[:1]:
+                self._given_to[one.region] = passed.name
+        self._rows_beside = cache(lambda one, *axes: rows_beside(call.coordinates(one), *axes))
         self._bent: dict[str, float] = {}
         self._has_mixing = True  # between the places
 
@@ -349,8 +357,9 @@ class PortSearch:
             if has_own_rows:
                 fits = place is not None and place.fits(layout)
             elif place is None:
-                place = rows_beside(self._call.coordinates(one), layout)
-                fits = True
+                place = self._rows_beside(one, layout.sample_axes, layout.token_axes)
+                kept = None if place is None else place.samples[:, : len(layout.sample_axes)]
+                fits = kept is not None and torch.equal(kept, layout.samples)
             else:
                 is_alike = place.sample_axes == layout.sample_axes and not place.fits(layout)
                 # Rows without one of the axes are sums over it, of tokens or of channels.
@@ -502,9 +511,8 @@ class PortSearch:
         return self._read_at[found.ports.response]
 
     def _worded(self, value: Value) -> str:
-        for call in self._recording.calls:
-            if any(one.region == value.region for one in values_in(call.output)[:1]):
-                return call.name
+        if value.region in self._returned_by:
+            return self._returned_by[value.region]
         if value in self._recording.given:
             return "its input"
         operations = self._recording.operations
@@ -514,13 +522,8 @@ class PortSearch:
     def _worded_place(self, value: Value) -> str:
         if self._read_at[value] == math.inf:
             return "the output"
-        given = [
-            call.name
-            for call in self._recording.calls
-            if any(one.region == value.region for one in values_in((call.args, call.kwargs))[:1])
-        ]
-        if given:
-            return f"{given[-1]}(input)"
+        if value.region in self._given_to:
+            return f"{self._given_to[value.region]}(input)"
         operation = self._recording.operations[int(self._read_at[value])]
         return f"what '{operation.name}' is given in {operation.place}"
 
