@@ -162,7 +162,8 @@ def along(
 def _at(places: Sequence[int], weights: Tensor, result: Tensor) -> Functional:
     first, last = min(places), max(places)
     placed = weights.new_zeros(len(weights), last + 1 - first, *weights.shape[1:])
-    placed[torch.arange(len(weights)), torch.tensor(places) - first] = weights
+    for sample, place in enumerate(places):
+        placed[sample, place - first] = weights[sample]
     return Functional(placed, result.shape, (slice(None), slice(first, last + 1)))
 
 

@@ -125,7 +125,8 @@ def _chosen(
     subject: EditedMixer, edit: kinds.Edit, shape: Sequence[int]
 ) -> Bool[Tensor, "*batch 1 1 1"]:
     """Which entries of the batch axes an edit changes, with three more axes."""
-    chosen, batch = torch.ones(*shape, dtype=torch.bool), subject.mixer.system().batch
+    system = subject.mixer.system()
+    chosen, batch = torch.ones(*shape, dtype=torch.bool), system.batch
     if edit.heads is not None:
         if len(batch) < 2:
             raise InspectionError(
@@ -146,7 +147,7 @@ def _chosen(
         kept = torch.zeros_like(chosen)
         kept[places("samples", edit.samples, shape[0] if shape else 1)] = True
         chosen = chosen & kept
-    return chosen[(..., None, None, None)]
+    return chosen[(..., None, None, None)].to(system.device)
 
 
 def places(name: str, tokens: kinds.Tokens, count: int) -> Tensor:
@@ -187,8 +188,8 @@ def _with_values(subject: EditedMixer, edit: kinds.ValueFrom, signal: Tensor) ->
     taken[chosen] = True
     filled = torch.zeros_like(signal)
     filled[..., : other.shape[-3], :, :] = other.expand(*signal.shape[:-3], *other.shape[-3:])
-    where = _chosen(subject, edit, signal.shape[:-3]) & taken
-    return torch.where(where.to(signal.device), filled, signal)
+    where = _chosen(subject, edit, signal.shape[:-3]) & taken.to(signal.device)
+    return torch.where(where, filled, signal)
 
 
 def _fits(other: Sequence[int], here: Sequence[int]) -> bool:
@@ -212,8 +213,7 @@ def _with_response(subject: EditedMixer, edit: kinds.ResponseEdit, response: Ten
                 )
             there = there.mean(dim=(0, -3), keepdim=True).to(response)
             put = torch.zeros_like(response) + there
-    where = _chosen(subject, edit, response.shape[:-3])
-    return torch.where(where.to(response.device), put, response)
+    return torch.where(_chosen(subject, edit, response.shape[:-3]), put, response)
 
 
 # The state
@@ -294,8 +294,7 @@ def _exchanged(subject: EditedMixer, edit: kinds.Forget | kinds.StateFrom, now: 
                 f"run and {tuple(taken.shape)} in the other."
             )
         put = taken.expand_as(now).to(now)
-    where = _chosen(subject, edit, now.shape[:-2]).squeeze(-1)
-    return torch.where(where.to(now.device), put, now)
+    return torch.where(_chosen(subject, edit, now.shape[:-2]).squeeze(-1), put, now)
 
 
 def _protected(
@@ -331,7 +330,7 @@ def _protected(
                 "heads or samples that overlap. Give the same heads and samples."
             )
         else:
-            found.append((key, tokens, where.to(system.device)))
+            found.append((key, tokens, where))
     return found
 
 
@@ -369,8 +368,7 @@ def _lost(subject: EditedMixer, edit: kinds.Reduce, system: Operator, moving: Te
     ]
     passed = weaker @ moving[..., :token, :, :].flatten(-3, -2)
     lost = pad(passed.unflatten(-2, (-1, system.output_size)), (0, 0, 0, 0, token, 0))
-    where = _chosen(subject, edit, system.batch)
-    return torch.where(where.to(lost.device), lost, 0)
+    return torch.where(_chosen(subject, edit, system.batch), lost, 0)
 
 
 # The map
@@ -422,15 +420,15 @@ def _row_change(
     samples: slice | Tensor = slice(None)
     if edit.samples is not None and not isinstance(edit, kinds.MapFrom):
         # Edits with a sample of their own each are common: the other samples are not touched.
-        samples = places("samples", edit.samples, system.batch[0])
+        samples = places("samples", edit.samples, system.batch[0]).to(system.device)
 
     def apply(block: Block, rows: Tensor) -> None:
         mine = torch.isin(rows, written)
         if not bool(mine.any()):
             return
         part = block[samples]
-        where = chosen[samples] & mine[:, None, None, None]
-        block[samples] = torch.where(where.to(block.device), change(part, rows), part)
+        where = chosen[samples] & mine[:, None, None, None].to(block.device)
+        block[samples] = torch.where(where, change(part, rows), part)
 
     return written, apply
 

@@ -157,6 +157,7 @@ def fewer_key_weights(
             part = weights[f"{path}.{name}"]
             stays = torch.ones(len(part), dtype=torch.bool)
             stays[rows[dropped]] = False
+            stays = stays.to(part.device)
             if layer.setting is None:
                 part[~stays] = 0
             else:

@@ -293,7 +293,7 @@ def reduce_states(  # noqa: PLR0913 (the model, the data, and how to choose, bui
     made: nn.Module | None = None
     if has_keys:
         by: Any = best_keys if choose is best_states else choose
-        kept = {path: by(each, states) for path, each in found.items()}
+        kept = {path: by(each, states).cpu() for path, each in found.items()}
         made, layers = _with_fewer_keys(model, calls, states, found, kept, refit=projected)
         weights = {name: each.detach().clone() for name, each in made.state_dict().items()}
     else:

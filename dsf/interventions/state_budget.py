@@ -73,8 +73,8 @@ def rounded_at_random(states: State, bits: Bits | int, rng: torch.Generator) -> 
         rng: where the numbers come from.
     """
     step = _step_of(states, bits)
-    drawn = torch.rand(states.shape, generator=rng, dtype=states.dtype)
-    return torch.floor(states / step + drawn) * step
+    drawn = torch.rand(states.shape, generator=rng, dtype=states.dtype, device=rng.device)
+    return torch.floor(states / step + drawn.to(states.device)) * step
 
 
 def _step_of(states: State, bits: Bits | int) -> Tensor:
@@ -144,7 +144,7 @@ def forecast(
         feedback: forecast ``with_feedback``. The error is then ``x_t = z_t - r_t`` with the
             rounding r_t and ``z_t = A_t z_(t-1) + (1 - A_t) r_(t-1)``: less where A is near one.
     """
-    identity = torch.eye(system.state_size, dtype=signal.dtype)
+    identity = torch.eye(system.state_size).to(signal)
     read, found = dense_of(system.C), []
     error = last = covariance = torch.zeros_like(identity)
     for t, state in enumerate(system.states(signal).unbind(-3)):
@@ -183,7 +183,7 @@ def bound(system: System, signal: Signal, bits: Bits) -> Shaped[Tensor, "*batch 
     is that of the rounded state, which is at most the error larger than the exact one.
     """
     most = _magnitudes(system, signal)
-    entries = torch.zeros(*most.shape[:-1], system.state_size, dtype=signal.dtype)
+    entries = most.new_zeros(*most.shape[:-1], system.state_size)
     norm = torch.zeros_like(most[..., 0])
     read, found = dense_of(system.C).abs(), []
     for t in range(system.steps):
