@@ -532,13 +532,12 @@ class MixerShares:
     @torch.inference_mode(False)
     def moved(self, adjoint: Tensor, *, truly: bool = False) -> Tensor:
         """The adjoint at the response of the mixer, the factors behind it held unless ``truly``."""
-        whole, shown = self.whole(), self.mixer.shown
-        given = adjoint if shown is None else adjoint * shown
+        whole = self.whole()
         if not truly or whole.leaving is None:
-            return as_values(whole.leave.adjoint(given), whole.mixer.value)
+            return as_values(whole.leave.adjoint(adjoint), whole.mixer.value)
         with torch.enable_grad():
             response = self.response().detach().requires_grad_()
-            (moved,) = torch.autograd.grad(whole.leaving(response), response, given)
+            (moved,) = torch.autograd.grad(whole.leaving(response), response, adjoint)
         return as_values(moved, whole.mixer.value)
 
     def lost(self, part: Record, sample: int) -> Tensor:
@@ -566,8 +565,7 @@ class MixerShares:
         whole, response = self.whole(), self.response()
         leaving = whole.leave if whole.leaving is None else whole.leaving
         left = response - as_tokens(lost.unsqueeze(-2), whole.mixer.value)
-        change: Tensor = leaving(left) - leaving(response)
-        return change if self.mixer.shown is None else change * self.mixer.shown
+        return leaving(left) - leaving(response)
 
 
 def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:

@@ -76,17 +76,13 @@ def closed(
 
 @dataclass(frozen=True, eq=False)
 class MixerStep:
-    """One call of a token mixer as a step, whose result is its output without a stream it adds.
-
-    ``shown`` are the tokens that have keys; the output at the others is a constant.
-    """
+    """One call of a token mixer as a step, whose result is its output without a stream it adds."""
 
     name: str
     layer: InspectedLayer
     whole: AffineLayer
     step: Step
     source: Step
-    shown: Bool[Tensor, "sample time 1"] | None = None
 
     @classmethod
     def of(
@@ -98,28 +94,24 @@ class MixerStep:
         own: Tensor,
     ) -> "MixerStep":
         """Record a whole layer as the step from ``source`` to its output ``own``."""
-        shown = tokens_with_keys(layer)
-        if shown is None:
-            rest = unless_zero(whole.remainder)
-        else:
-            rest = torch.where(shown, whole.remainder, own)
-        step = follower.add(own, (source,), Mixing(whole, shown), rest)
-        return cls(layer.name, layer, whole, step, source, shown)
+        rest, shown = whole.remainder, tokens_with_keys(layer)
+        if shown is not None:  # rows without keys are zero; what the module has there is a constant
+            rest = torch.where(shown, rest, own - whole.linear(whole.given))
+        step = follower.add(own, (source,), Mixing(whole), unless_zero(rest))
+        return cls(layer.name, layer, whole, step, source)
 
 
 @dataclass(frozen=True, eq=False)
 class Mixing:
-    """A whole layer without its constants, for the tokens that have keys."""
+    """A whole layer without its constants."""
 
     whole: AffineLayer
-    shown: Bool[Tensor, "sample time 1"] | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        mixed = self.whole.linear(x)
-        return mixed if self.shown is None else mixed * self.shown
+        return self.whole.linear(x)
 
     def adjoint(self, cotangent: Tensor) -> Tensor:
-        return self.whole.adjoint(cotangent if self.shown is None else cotangent * self.shown)
+        return self.whole.adjoint(cotangent)
 
 
 class MixerCall:

@@ -11,6 +11,7 @@ from dsf.attribution import affine_steps
 from dsf.inspection.capture.precision import guarded
 from dsf.inspection.errors import InspectionError, ReconstructionError, UnreadableError
 from dsf.models import NAMES, folder, recall
+from tests.inspection import softmax_models
 from tests.inspection.families import tiny_models
 from tests.inspection.literal_llama import contributions
 
@@ -101,10 +102,24 @@ def test_blocks_of_every_make(name):
     assert of_tokens[:, :, 5].abs().max() > 0.01 * parts.abs().max()
 
 
+@pytest.mark.parametrize("name", ["gemma2", "llama"])
+def test_padding_without_keys_puts_out_a_constant(name):
+    """Eager attention averages all tokens there, which its map does not."""
+    model, ids = softmax_models.build(name), softmax_models.inputs(name)["input_ids"][:1]
+    model.set_attn_implementation("eager")
+    padded = {"input_ids": torch.cat([torch.zeros_like(ids[:, :4]), ids], dim=1)}
+    padded["attention_mask"] = (torch.arange(padded["input_ids"].shape[1]) >= 4).long()[None]
+    stack, alone = dsf.stack(model, **padded), dsf.stack(model, input_ids=ids)
+    assert stack.error < 1e-12
+    ours, theirs = (each.attribute(7, against=9) for each in (stack, alone))
+    for by in ("held", "gradient"):
+        sums, wanted = ours.edge_sums(1, by)[:, 4:, 4:], theirs.edge_sums(1, by)
+        torch.testing.assert_close(sums, wanted)
+        torch.testing.assert_close(ours.heads(by), theirs.heads(by))
+
+
 @pytest.mark.parametrize(("name", "blocks"), [("t5", "encoder.block"), ("t5", "decoder.block")])
 def test_an_encoder_and_a_decoder(name, blocks):
-    from tests.inspection import softmax_models
-
     model, inputs = softmax_models.build(name), softmax_models.inputs(name)
     with pytest.raises(InspectionError, match=r"'encoder.block'"):
         dsf.stack(model, **inputs)
@@ -125,6 +140,32 @@ class Block(nn.Module):
     def forward(self, x):
         x = x + self.attention(x, x, x)[0]
         return x + self.inner(self.norm(x))
+
+
+class Holding(nn.Module):
+    """Attention that adds what it mixes to the stream by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.joint, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def mixed(self, x):
+        parts = self.joint(x).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in parts)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.out(mixed.transpose(1, 2).flatten(-2))
+
+    def forward(self, x, stream):
+        return stream + self.mixed(x)
+
+
+class HoldingBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.mixer = nn.LayerNorm(8), Holding()
+
+    def forward(self, x):
+        return self.mixer(self.norm(x), x)
 
 
 class Experts(nn.Module):
@@ -237,6 +278,23 @@ def test_a_way_around_is_no_contribution_of_what_it_goes_around(x):
     assert close(stack.remainder(1, 2) - alone.remainder(1, 2), 2 * x)
     everything = stack.contributions(0, 2).sum(dim=2)
     assert close(everything + stack.remainder(0, 2), stack.hidden[2])
+
+
+def test_what_a_mixer_adds_is_told_from_the_stream_that_its_module_adds(x):
+    torch.manual_seed(0)
+    model = nn.Sequential(HoldingBlock(), HoldingBlock()).double()
+    stack = dsf.stack(model, x)
+    assert stack.error < 1e-12
+    along = torch.linspace(-1, 1, 8, dtype=torch.float64)
+    share = stack.attribute(along, stream=1)
+    first = model[0]
+    with torch.no_grad():
+        mixed = first.mixer.mixed(first.norm(x))[:, -1] @ along
+    torch.testing.assert_close(share.embedding, x[:, -1] @ along)
+    torch.testing.assert_close(share.layers["0.mixer"] + share.remainder, mixed)
+    whole = stack.attribute(along, stream=-1)
+    for name, part in whole.total.items():
+        torch.testing.assert_close(whole.edge_sums(name).sum(dim=(1, 2)), part)
 
 
 WRITING = {
