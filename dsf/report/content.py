@@ -59,6 +59,12 @@ def content(
     unchanged.
     """
     all_ = subjects(shown, verdicts)
+    if explained is not None:
+        if not isinstance(shown, Inspection):
+            raise ValueError(
+                "'attribution' is of one model, but 'result' is a list. Pass a single inspection."
+            )
+        check_tokens("attribution", explained.share.tokens.shape[1], [shown])
     drawn = [(subject, layer, select(layer)) for subject in all_ for layer in subject.inspection]
     selections = [selection for *_, selection in drawn]
     planned = plan(selections, whole=full_resolution > 0)

@@ -165,24 +165,6 @@ class Explained:
         }
 
 
-def explained(
-    inspection: Inspection | Sequence[Inspection],
-    share: Attribution | None,
-    target: str,
-    paths: Paths | None,
-    agreement: Agreement | None,
-    cuts: Mapping[int, float] | None,
-) -> Explained | None:
-    if share is None:
-        return None
-    if not isinstance(inspection, Inspection):
-        raise ValueError(
-            "'attribution' is of one model, but 'result' is a list. Pass a single inspection."
-        )
-    check_tokens("attribution", share.tokens.shape[1], [inspection])
-    return Explained(share, target, paths, agreement, cuts)
-
-
 def check_tokens(name: str, tokens: int, inspections: Sequence[Inspection]) -> None:
     counts = {layer.system.steps for inspection in inspections for layer in inspection}
     if tokens not in counts:

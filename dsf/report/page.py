@@ -25,7 +25,7 @@ from dsf.properties.names import IF_NOT
 from dsf.report.content import content, embedded, within_memory
 from dsf.report.escaping import escaped
 from dsf.report.figure import sheet_of
-from dsf.report.layer_content import explained
+from dsf.report.layer_content import Explained
 from dsf.report.selection import Decided, Shown, Subject, narrowed, subjects
 from dsf.report.viewer import EXPLORER, code_of, file_of, module_of, script_of, style_of
 from dsf.report.views import FULL_BYTES, Progress, ignored
@@ -116,11 +116,12 @@ def show(  # noqa: PLR0913  # each is a word of the page or of the choice
             )
     widget: Any = explorer() if path is None else None
     chosen = narrowed(result, layers, heads)
+    share = None if attribution is None else Explained(attribution, target, paths, agreement, cuts)
     contents = partial(
         content,
         chosen,
         verdicts=verdicts,
-        explained=explained(chosen, attribution, target, paths, agreement, cuts),
+        explained=share,
         intervention=intervention,
         progress=progress,
     )
