@@ -10,7 +10,7 @@ another thread computed, or code that torch does not hear: see ``Recording.is_al
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial, wraps
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from dsf.inspection.capture.containers import memory_of, tensors_in
 from dsf.inspection.capture.isolation import isolated, replaced
 from dsf.inspection.capture.modes import Functions, Operations, unheard
+from dsf.inspection.capture.precision import in_double
 from dsf.inspection.errors import UnreadableError
 
 MAX_OPERATIONS = 200_000
@@ -152,6 +153,7 @@ class Recording:
         left: those of ``given``, as they were afterwards.
         attributes: the tensors in attributes of the module afterwards.
         seen: what was known of a tensor when it was first seen, by its value.
+        is_double: whether float64 was the default type, which code that is one operation asks for.
     """
 
     operations: list[Operation] = field(default_factory=list)
@@ -162,6 +164,7 @@ class Recording:
     attributes: dict[str, Value] = field(default_factory=dict)
     calls: list[Passed] = field(default_factory=list)
     seen: dict[Value, Any] = field(default_factory=dict)
+    is_double: bool = False
     replays: int = 0
     numbers: dict[int, Memory] = field(default_factory=dict)
     made_at: dict[int, int] = field(default_factory=dict)
@@ -247,7 +250,7 @@ class Recording:
                     raise UnreadableError("its code repeats numbers in one place of memory")
                 there.copy_(one.new(there.clone()))
 
-        with torch.no_grad(), unheard():
+        with torch.no_grad(), in_double() if self.is_double else nullcontext(), unheard():
             for memory in waiting:
                 if memory not in self.made_at:
                     exchange(memory)
@@ -579,6 +582,7 @@ def recorded(
     own = (*module.parameters(), *module.buffers(), *_tensors([*attributes]))
     recorder = Recorder(known, own)
     recording, given = recorder.recording, tensors_in((args, kwargs))
+    recording.is_double = torch.get_default_dtype() is torch.float64
     with isolated(module), recorder.noting(module, functions):
         recording.given = recorder.values(given)
         with Leaving(recorder.leaves, recorder.called), recorder:  # before all other modes

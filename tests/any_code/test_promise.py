@@ -707,6 +707,48 @@ def test_flex_attention_is_followed_and_the_compiler_left_alone():
     assert not flex._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG
 
 
+def by_distance(score, _sample, _head, row, column):
+    return score - 0.3 * (row - column).abs()
+
+
+def by_table(score, _sample, _head, row, column):
+    return score * torch.tensor(0.7) ** (row - column).abs()
+
+
+@pytest.mark.parametrize("change", [by_distance, by_table])
+def test_what_one_operation_makes_of_constants_is_the_same_in_a_replay(change):
+    flex = pytest.importorskip("torch.nn.attention.flex_attention")
+
+    class Flex(Attention):
+        def scores(self, x):
+            rows = torch.arange(TOKENS)
+            return change(self.q(x) @ self.k(x).mT, None, None, rows[:, None], rows)
+
+        def forward(self, x):
+            q, k, v = (part(x)[:, None] for part in (self.q, self.k, self.v))
+            return flex.flex_attention(q, k, v, score_mod=change, scale=1.0)[:, 0]
+
+    model = Flex().requires_grad_(False)
+    (layer,) = inspected(model, X)
+    torch.testing.assert_close(layer.map()[:, 0], model.scores(X).softmax(-1).double())
+
+
+def test_an_operation_of_others_asks_for_the_type_of_numbers_of_the_run():
+    @torch.library.custom_op("any_code::faded", mutates_args=())
+    def faded(x: torch.Tensor) -> torch.Tensor:
+        rows = torch.arange(x.shape[1])
+        return 0.7 ** (rows[:, None] - rows).abs() @ x
+
+    class Faded(nn.Linear):
+        def forward(self, x):
+            return faded(super().forward(x).float())
+
+    (layer,) = inspected(Faded(WIDTH, WIDTH), X)
+    rows = torch.arange(TOKENS)
+    wanted = 0.7 ** (rows[:, None] - rows).abs().double()
+    torch.testing.assert_close(layer.map()[0, 0], wanted, atol=1e-6, rtol=0)
+
+
 def test_a_vectorised_call_refuses_no_model():
     class Ensemble(nn.Module):
         def __init__(self):
