@@ -432,3 +432,70 @@ def test_a_loop_in_another_order_has_its_rows_in_place(order, into):
         with_hook.remove()
         expected = model.other.expected(seen[0])
     torch.testing.assert_close(layer.map(), expected, atol=1e-5, rtol=0)
+
+
+class Members(nn.Module):
+    """Several modules of one class, with weights of their own, in one vectorised call."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.one = kind()
+        parts = dict(self.one.named_parameters())
+        self.names = list(parts)
+        self.weights = nn.ParameterList(torch.zeros(3, *part.shape) for part in parts.values())
+
+    def forward(self, x):
+        def member(*weights):
+            chosen = dict(zip(self.names, weights, strict=True))
+            return torch.func.functional_call(self.one, chosen, (x,))
+
+        return torch.vmap(member)(*self.weights).sum(0)
+
+
+class Summed(nn.Linear):
+    """A sum over tokens."""
+
+    def __init__(self):
+        super().__init__(WIDTH, WIDTH, bias=False)
+
+    def forward(self, x):
+        return super().forward(x).cumsum(1)
+
+
+class Attending(nn.Module):
+    """An attention of few channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Linear(WIDTH, 2, bias=False) for _ in range(2))
+
+    def forward(self, x):
+        queries, keys = (part(x) for part in self.parts)
+        return torch.softmax(queries @ keys.mT, dim=-1) @ x
+
+
+def _maps(model):
+    """The maps of three attentions that are called at once."""
+    x = tokens().double()
+    model = model.double()
+    x = x + model.attention(model.norm(x))
+    pairs = zip(*model.other.weights, strict=True)
+    maps = [torch.softmax(x @ q.mT @ (x @ k.mT).mT, dim=-1) for q, k in pairs]
+    return torch.stack(maps, dim=1).detach()
+
+
+MEMBERS = {Summed: lambda _: torch.ones(WIDTH, WIDTH).double().tril(), Attending: _maps}
+
+
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_members_that_are_called_at_once_are_read_together(kind):
+    model = drawn(Beside(Members(kind)))
+    found = _other(model).map()
+    torch.testing.assert_close(found, MEMBERS[kind](model).expand_as(found), atol=1e-6, rtol=0)
+
+
+def test_members_that_mix_no_tokens_are_not_listed():
+    model = drawn(Beside(Members(lambda: nn.Linear(WIDTH, WIDTH))))
+    inspection = dsf.inspect(model, tokens())
+    assert inspection.unsupported == ()
+    assert [layer.name for layer in inspection] == ["attention"]

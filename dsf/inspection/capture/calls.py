@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Inexact
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 
 from dsf.inspection.capture.containers import (
     Computed,
@@ -110,6 +111,7 @@ class Invocation:
     def finish(self, output: Any, where: ModuleStack, frame: Frame | None = None) -> None:
         self.ended = where.tick()
         self.output = copied(output)
+        self.weights = self.weights or storage_of(self.module)
         if where.tracker is None:
             return
         attributes: dict[str, Tensor] = {}
@@ -218,16 +220,14 @@ def first_numbers(value: Any) -> Tensor | None:
 
 
 def storage_of(module: nn.Module) -> list[tuple[int, int]]:
-    """Where every weight lies, and how often it was written into."""
+    """Where every weight lies, and how often it was written into; empty where that is not known."""
+    if peek_interpreter_stack() is not None:  # a vectorising transform has weights of its own
+        return []
     # Packed weights are left out: some modules pack them anew when they run.
     packed = packed_modules(module).values()
     inside = {id(weight) for part in packed for weight in part.parameters()}
     weights = [part for part in module.parameters() if id(part) not in inside]
-    try:
-        places = [part.data_ptr() for part in weights]
-    except RuntimeError:  # inside of torch.vmap a weight has no storage of its own
-        places = list(map(id, weights))
-    return list(zip(places, map(times_written, weights), strict=True))
+    return [(part.data_ptr(), times_written(part)) for part in weights]
 
 
 def bound(

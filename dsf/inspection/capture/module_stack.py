@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import peek_interpreter_stack
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
@@ -399,7 +399,7 @@ class ModuleStack:
             frame = self._running[-1]
             frame.args, frame.kwargs = self._as_called(args), self._as_called(kwargs)
             frame.writes = _writes(frame.args, frame.kwargs)
-            frame.is_vectorised = any(map(is_functorch_wrapped_tensor, tensors_in((args, kwargs))))
+            frame.is_vectorised = peek_interpreter_stack() is not None
             if self.tracker is not None:
                 self.tracker.begin(self._running[-1])
 
@@ -417,7 +417,7 @@ class ModuleStack:
         self.history.look(module, self.time)
         if self.tracker is not None and frame.is_whole:
             self.tracker.resume(frame, output)
-        elif self.tracker is not None and module in self._names:
+        elif self.tracker is not None and module in self._names and not frame.is_vectorised:
             self.tracker.settle(frame)
             self.tracker.check_output(frame, output)
         if frame.invocation is not None:
