@@ -30,6 +30,7 @@ from dsf.inspection.causal.findings import (
     silent_reason,
 )
 from dsf.inspection.causal.roles import PADDED, SLOT, is_one_sequence, tokens_along
+from dsf.inspection.causal.rules import has_several_tokens
 from dsf.inspection.causal.tracker import Tracker
 from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers
 from dsf.inspection.errors import (
@@ -421,6 +422,11 @@ class _Rebuilding:
             if call in self.further.layers:
                 self._add(made, call, replace(self.further.layers[call], name=call.name))
                 return made
+            given = (
+                call.made_of.get(name, ()) for name in (adapter.takes, "query", "key", "input")
+            )
+            if any(made and has_several_tokens(made) for each in given for made in each):
+                call.besides = SEVERAL
             if call.besides:
                 made.refuse(call, call.name, f"its map was read, but {call.besides}")
             for name, build in rebuild(call, adapter, family, self.limits):
@@ -444,6 +450,12 @@ class _Rebuilding:
         is_rebuilt = call not in self.further.layers
         layer = on_disk(layer, self.store) if self.store is not None and is_rebuilt else layer
         made.layers.append((call.time, layer))
+
+
+SEVERAL = (
+    "the features that it is given in one place are of several tokens, which meet where it sums "
+    "them up; no map has that"
+)
 
 
 def _padding(inputs: Sequence[Any], named: Mapping[str, Any]) -> Bool[Tensor, "sample time"] | None:

@@ -338,3 +338,81 @@ def test_what_tokens_leave_outside_of_modules_is_found_without_a_mixer(kind):
     model = drawn(OUTSIDE[kind]())
     with pytest.raises(NothingCapturedError, match=rf"{type(model).__name__} \("):
         dsf.inspect(model, tokens(2, 6, modules.WIDTH), probe=())
+
+
+FEATURES = 8
+
+
+def shifted(x):
+    """Half of the features from the token before."""
+    return torch.cat([x[..., :4], nn.functional.pad(x[..., 4:], (0, 0, 1, -1))], dim=-1)
+
+
+class Whole(nn.Module):
+    """A mixer of torch that is read as a whole, and what it is given of its tokens."""
+
+    def __init__(self, mixer, given, queries=None):
+        super().__init__()
+        self.first, self.mix = nn.Linear(FEATURES, FEATURES), mixer
+        self.given, self.queries = given, queries or given
+
+    def forward(self, x):
+        x = self.first(x)
+        given = self.given(x)
+        if isinstance(self.mix, nn.MultiheadAttention):
+            return self.mix(self.queries(x), given, given, need_weights=False)[0]
+        return self.mix(given)[0]
+
+
+def of_torch(features):
+    return {
+        "attention": lambda: nn.MultiheadAttention(features, 2, batch_first=True),
+        "LSTM": lambda: nn.LSTM(features, 3, batch_first=True),
+        "GRU": lambda: nn.GRU(features, 3, batch_first=True),
+    }
+
+
+@pytest.mark.parametrize("kind", of_torch(FEATURES))
+def test_features_of_several_tokens_that_meet_in_a_mixer_of_torch_are_listed(kind):
+    model = Whole(of_torch(FEATURES)[kind](), shifted)
+    inspection = dsf.inspect(drawn(model), tokens(2, 6, FEATURES))
+    assert {one.name for one in inspection.unsupported} == {"mix"}
+    assert not any(layer.is_exact for layer in inspection)
+
+
+@pytest.mark.parametrize("at_queries", [True, False])
+def test_features_of_several_tokens_in_queries_or_keys_are_listed(at_queries):
+    ways = (lambda x: x, shifted) if at_queries else (shifted, lambda x: x)
+    model = Whole(of_torch(FEATURES)["attention"](), *ways)
+    inspection = dsf.inspect(drawn(model), tokens(2, 6, FEATURES))
+    assert {one.name for one in inspection.unsupported} == {"mix"}
+
+
+@pytest.mark.parametrize("kind", of_torch(6))
+def test_tokens_that_lie_where_a_mixer_of_torch_has_its_features_are_listed(kind):
+    model = Whole(of_torch(6)[kind](), lambda x: x.mT)
+    inspection = dsf.inspect(drawn(model), tokens(2, 6, FEATURES))
+    assert {one.name for one in inspection.unsupported} == {"mix"}
+
+
+@pytest.mark.parametrize("kind", of_torch(2 * FEATURES))
+def test_fewer_tokens_of_two_each_are_not_listed(kind):
+    model = Whole(of_torch(2 * FEATURES)[kind](), lambda x: x.reshape(2, 3, -1))
+    inspection = dsf.inspect(drawn(model), tokens(2, 6, FEATURES))
+    assert not inspection.unsupported
+    assert all(layer.is_exact for layer in inspection)
+
+
+def test_what_follows_features_of_several_tokens_keeps_tokens_apart():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(FEATURES, 2, 16, batch_first=True)
+
+        def forward(self, x):
+            return self.layer(shifted(x))
+
+    inspection = dsf.inspect(drawn(Encoder()), tokens(2, 6, FEATURES), probe=())
+    names = {one.name for one in inspection.unsupported}
+    assert "layer.self_attn" in names
+    assert names <= {"layer", "layer.self_attn"}

@@ -636,6 +636,17 @@ def _side_by_side(axis: InputAxis, planes: Planes, dim: int) -> Coordinates:
     return made
 
 
+def has_several_tokens(given: Coordinates) -> bool:
+    """Whether features in one place are of several tokens, though places are not fewer."""
+    inside = [axis for axis in given.positions if varies(given.planes[axis], -1)]
+    sources = {axis.source for axis in inside}
+    tokens = [axis.size for axis in given.positions if axis.source in sources]
+    along = {k for axis in given.positions for k in varying(given.planes[axis])}
+    places = {k: size for k, size in enumerate(given.shape[:-1], -len(given.shape)) if size > 1}
+    are_fewer = along.issuperset(places) and prod(places.values()) < prod(tokens)
+    return bool(inside) and not are_fewer
+
+
 def _scored(queries: Coordinates | None, keys: Planes, dim: int) -> list[InputAxis]:
     """The axes along which scores have several queries and, by ``dim``, several keys."""
     # The rows of weights are no queries: what is summed over then are keys.

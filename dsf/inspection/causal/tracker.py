@@ -239,12 +239,12 @@ class Tracker:
         planes = (plane for one in made for axis, plane in one.planes.items() if is_place(axis))
         self.gives_many |= any(bool((small(plane) == MANY).any()) for plane in planes)
         like = made[0] if made else None
-        if like is not None:
-            features = [axis for axis, plane in like.planes.items() if varies(plane, -1)]
-            self.projections.are_places(like.planes.keys() - {*features})
-            for axis in features if len(like.shape) > 1 else ():
-                if axis.source.kind == "input":
-                    self.projections.are_channels(axis)
+        if like is not None and len(like.shape) > 1:
+            features = {axis for axis, plane in like.planes.items() if varies(plane, -1)}
+            self.projections.are_places(like.planes.keys() - features)
+            like = rules.product(
+                like, None, torch.Size((*like.shape[:-1], 1)), self._are_features
+            ).outputs[0]
         outputs = tensors_in(output)
         self._known.note(outputs)
         for k, part in enumerate(outputs):
@@ -262,6 +262,9 @@ class Tracker:
             self._known.know(part, found)
             # What else it returns no map explains, whatever tokens it seems to be of.
             self._known.leave_open(part, is_open=is_open or not self._known.has(part))
+
+    def _are_features(self, axis: InputAxis) -> bool:
+        return axis.source.kind == "input" and self.projections.are_channels(axis)
 
     def check_output(self, frame: Any, output: Any) -> None:
         """Note a module that returns numbers of which it is not known what they are made of."""

@@ -20,7 +20,7 @@ from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Invocation, time_axis
 from dsf.inspection.capture.precision import home, in_float64
-from dsf.inspection.causal.coordinates import MANY, Coordinates, is_place, varies
+from dsf.inspection.causal.coordinates import MANY, Coordinates, is_place
 from dsf.inspection.causal.roles import tokens_along
 from dsf.inspection.whole.stages import AffineLayer, Tokens
 from dsf.mixers import GRU, LSTM, ElmanRNN
@@ -210,10 +210,6 @@ BEGINS = (
     "the state that it begins with is made of tokens, which reach all of its own tokens; no map "
     "has them"
 )
-TURNED = (
-    "its features are tokens and its steps are something else, so that its map is none of tokens. "
-    "Give it its tokens along time"
-)
 
 
 def _with_tokens(call: Call, sequence: Sequence[Call]) -> Call:
@@ -232,10 +228,6 @@ def _with_tokens(call: Call, sequence: Sequence[Call]) -> Call:
         call.tokens = torch.full((1, whole.shape[time or 0]), -1)
         return call
     call.tokens = tokens_along(known, time)
-    lines = [(axis, p) for made in known if len(made.shape) > 1 for axis, p in made.planes.items()]
-    are_tokens = call.tokens is not None and bool((call.tokens >= 0).any())
-    if not are_tokens and any(is_place(axis) and varies(p, -1) for axis, p in lines):
-        call.refused = TURNED
     return call
 
 
