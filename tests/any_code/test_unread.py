@@ -416,3 +416,87 @@ def test_what_follows_features_of_several_tokens_keeps_tokens_apart():
     names = {one.name for one in inspection.unsupported}
     assert "layer.self_attn" in names
     assert names <= {"layer", "layer.self_attn"}
+
+
+class Latents(nn.Module):
+    """Learnt queries read the tokens, and tokens may read what becomes of what these made."""
+
+    def __init__(self, mix, *, count=4, is_fused=False, comes_back=True):
+        super().__init__()
+        self.queries, self.mix = nn.Parameter(torch.empty(1, count, FEATURES)), mix
+        self.is_fused, self.comes_back = is_fused, comes_back
+        self.parts = nn.ModuleList(nn.Linear(FEATURES, FEATURES) for _ in range(2))
+        self.into, self.back = (nn.MultiheadAttention(FEATURES, 2, batch_first=True) for _ in "ab")
+
+    def forward(self, x):
+        queries = self.queries.expand(len(x), -1, -1)
+        if self.is_fused:
+            given = (part(x) for part in self.parts)
+            made = nn.functional.scaled_dot_product_attention(queries, *given)
+        else:
+            made = self.into(queries, x, x, need_weights=False)[0]
+        made = self.mix(made)
+        return x + self.back(x, made, made, need_weights=False)[0] if self.comes_back else made
+
+
+class Decided(nn.Linear):
+    def __init__(self):
+        super().__init__(FEATURES, FEATURES)
+
+    def forward(self, x):
+        return x + torch.tanh(super().forward(x).cumsum(1)) * x
+
+
+class Averaged(Decided):
+    def forward(self, x):
+        return x + torch.tanh(nn.Linear.forward(self, x)).square().mean(1, keepdim=True).sqrt()
+
+
+class Moved(Decided):
+    def forward(self, x):
+        return x * nn.Linear.forward(self, x).roll(1, 1).sigmoid()
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+@pytest.mark.parametrize("is_fused", [True, False])
+@pytest.mark.parametrize("count", [4, 6])
+@pytest.mark.parametrize("kind", [Decided, Averaged, Moved])
+def test_what_learnt_queries_made_and_what_mixes_it_is_listed(kind, count, is_fused, comes_back):
+    model = Latents(kind(), count=count, is_fused=is_fused, comes_back=comes_back)
+    inspection = dsf.inspect(drawn(model), tokens(2, 6, FEATURES), probe=())
+    listed = {one.name for one in inspection.unsupported}
+    assert "mix" in listed
+    assert listed <= {"mix", "into", "back"}  # of which some did not run
+    probed = dsf.inspect(model, tokens(2, 6, FEATURES))
+    assert "mix" in {layer.name for layer in probed} | {one.name for one in probed.unsupported}
+    for layer in probed:
+        assert layer.name != "mix" or layer.columns == "slot"
+        assert layer.name != "back" or (layer.columns == "slot" and (layer.column_tokens < 0).all())
+
+
+@pytest.mark.parametrize("is_fused", [True, False])
+@pytest.mark.parametrize("count", [4, 6])
+def test_what_learnt_queries_made_and_nothing_mixes_is_not_listed(count, is_fused):
+    model = Latents(nn.Linear(FEATURES, FEATURES), count=count, is_fused=is_fused)
+    inspection = dsf.inspect(drawn(model), tokens(2, 6, FEATURES))
+    assert {one.name for one in inspection.unsupported} <= {"into"}  # which did not run
+    assert all(layer.is_exact for layer in inspection)
+    assert (inspection[0].row_tokens < 0).all()
+
+
+@pytest.mark.parametrize("mix", [torch.tanh, lambda x: x.tanh().mean(2, keepdim=True)])
+def test_a_module_that_mixes_what_learnt_queries_made_in_it_says_so(mix):
+    class Inside(Latents):
+        def forward(self, x):
+            x, queries = x[:, None], self.queries.expand(len(x), 1, -1, -1)
+            attend = nn.functional.scaled_dot_product_attention
+            made = attend(queries, *(part(x) for part in self.parts))
+            made = made + mix(made)
+            return attend(x, made, made)[:, 0]
+
+    model = drawn(Inside(None))
+    del model.into, model.back
+    inspection = dsf.inspect(model, tokens(2, 6, FEATURES))
+    names = {one.name for one in inspection.unsupported}
+    assert names == (set() if mix is torch.tanh else {"Inside"})
+    assert all(layer.is_exact for layer in inspection) == (not names)

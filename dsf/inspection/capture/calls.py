@@ -281,6 +281,8 @@ def add_call(
     calls: list[Call], call: Call, where: ModuleStack, output: Any, seen: Mapping[str, Any]
 ) -> Any:
     """Append a mixer that ran inside of the module of ``call``; return what it is to return."""
+    if where.tracker is not None:
+        where.tracker.attended(*seen.values())
     call.seen = {name: where.of(part) for name, part in seen.items()}
     frame = where.frame_of(call.module) if where.keeps_passes else None
     call.invocation = None if frame is None else begun(frame, where)  # one for all mixers in it

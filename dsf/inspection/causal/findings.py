@@ -59,6 +59,7 @@ class ModuleFinding:
             that is not known.
         elsewhere: how far other tokens moved, relative to the largest number of the output.
         has_slots: whether columns of its maps are not tokens but made of several.
+        is_of_slots: whether only places that mixers in it return move others, and no token does.
         runs: its forward passes in which tokens met, each with what other mixers in it returned.
     """
 
@@ -72,6 +73,7 @@ class ModuleFinding:
     is_read: bool = False
     attentions: int = 0
     has_slots: bool = False
+    is_of_slots: bool = False
     runs: tuple[tuple[Invocation, Held], ...] = ()
     is_finite: bool = True
     is_lost: bool = False
@@ -491,7 +493,8 @@ def _judged(
         for slots in replay.slots_held(invocation, held) if is_open and not rest.mixes else ():
             again = moved(invocation, held, slots=slots, of_model=True)
             if again.mixes:
-                return replace(asked, mixes=True, elsewhere=max(again.elsewhere, again.spilled))
+                size = max(again.elsewhere, again.spilled)
+                return replace(asked, mixes=True, elsewhere=size, is_of_slots=True)
         if is_read and others and rest.spilled:
             # perhaps by another mixer, reported separately
             again = ask(Held(held.calls, others), draw=draw)

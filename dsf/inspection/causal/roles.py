@@ -148,6 +148,8 @@ def maps_of(
     is_apart = not any(axis in rows for axis in along)
     if is_apart and any(all_before(axis) & rows.keys() for axis in along):
         kind, column_tokens = SLOT, None
+    if not all(axis.source.is_known for axis in along):
+        kind, column_tokens = SLOT, None
     _, row_tokens = _tokens(rows, [axis for axis in along if axis in rows], order)
     count = prod(axis.size for axis in along)
     if is_one_sequence(row_tokens, column_tokens, count):
@@ -240,7 +242,9 @@ def tokens_along(given: Sequence[Coordinates], time: int | None) -> Tensor | Non
     for axis in filter(is_place, axes):
         if any(varies(made.planes.get(axis), -1) for made in given):
             continue  # channels of single tokens
-        planes = [made.planes.get(axis, torch.tensor(NONE).expand(shape)) for made in given]
+        nothing = torch.tensor(NONE).expand(shape)
+        known = [made.planes if axis.source.is_known else {} for made in given]
+        planes = [each.get(axis, nothing) for each in known]
         lines = [reduced(plane, [-1])[0][..., 0].expand(shape[:-1]) for plane in planes]
         if time is None:
             whole = torch.stack(lines, dim=-1)

@@ -398,6 +398,17 @@ def of_all(given: Coordinates, shape: Size) -> Coordinates:
     return Coordinates(shape, planes)
 
 
+def of_new(given: Coordinates, shape: Size, dims: Collection[int]) -> Coordinates:
+    """The same, with places of their own along dimensions where none was told, as of latents."""
+    made = of_all(given, shape)
+    told = {k % len(shape) for axis in made.positions for k in varying(made.planes[axis])}
+    places = [k for k in dims if k not in told and shape[k] > 1]
+    for axis in made.positions if places else ():
+        if not varying(made.planes[axis]):
+            lay_out(made.planes, axis, places, shape)
+    return made
+
+
 # --- axes reduced
 
 OF_SCORES = "numbers made of scores are taken for tokens"

@@ -235,7 +235,8 @@ class Tracker:
     @unheard()
     def _returned(self, module: nn.Module, given: Any, output: Any) -> None:
         """Note the tokens of what a module returned that is read as a whole."""
-        made = [c for part in tensors_in(given) if (c := self.of(part)) is not None]
+        every = [self.of(part) for part in tensors_in(given)]
+        made = [one for one in every if one is not None]
         planes = (plane for one in made for axis, plane in one.planes.items() if is_place(axis))
         self.gives_many |= any(bool((small(plane) == MANY).any()) for plane in planes)
         like = made[0] if made else None
@@ -250,7 +251,8 @@ class Tracker:
         for k, part in enumerate(outputs):
             found, is_open = None, k > 0 and not isinstance(module, nn.RNNBase | nn.RNNCellBase)
             if like is not None and are_numbers(part):
-                found = rules.same_places(like, part.shape) or rules.of_all(like, part.shape)
+                same = None if every[0] is None else rules.same_places(like, part.shape)
+                found = same or rules.of_new(like, part.shape, range(part.ndim - 1))
                 if k > 0 and isinstance(module, nn.RNNBase):
                     found = state_left(module, like, part.shape)
                 elif k > 0 and isinstance(module, nn.MultiheadAttention):
@@ -262,6 +264,14 @@ class Tracker:
             self._known.know(part, found)
             # What else it returns no map explains, whatever tokens it seems to be of.
             self._known.leave_open(part, is_open=is_open or not self._known.has(part))
+
+    @unheard()
+    def attended(self, query: Any, value: Any, output: Tensor) -> None:
+        """Note what an attention makes of tokens for queries that are of none, as learnt ones."""
+        asks, read = self.of(query), self.of(value)
+        is_of_places = asks is not None and any(varies(asks.planes[x], -2) for x in asks.positions)
+        if read is not None and not is_of_places and output.shape[:-1] == query.shape[:-1]:
+            self._known.know(output, rules.of_new(read, output.shape, (output.ndim - 2,)))
 
     def _are_features(self, axis: InputAxis) -> bool:
         return axis.source.kind == "input" and self.projections.are_channels(axis)
