@@ -236,7 +236,7 @@ _Probed = tuple[Call, Adapter, InspectedLayer, float, set[Call]]
 
 
 def _is_probed(one: ModuleFinding, instead_of: Sequence[Call]) -> bool:
-    if isinstance(one.module, torch.jit.ScriptModule) or one.is_of_slots:
+    if isinstance(one.module, torch.jit.ScriptModule) or one.is_of_latents:
         return False
     if instead_of:
         return any(run is call.invocation for run, _ in one.runs for call in instead_of)

@@ -59,7 +59,7 @@ class ModuleFinding:
             that is not known.
         elsewhere: how far other tokens moved, relative to the largest number of the output.
         has_slots: whether columns of its maps are not tokens but made of several.
-        is_of_slots: whether only places that mixers in it return move others, and no token does.
+        is_of_latents: whether only what learnt queries make of tokens moves others of it.
         runs: its forward passes in which tokens met, each with what other mixers in it returned.
     """
 
@@ -73,7 +73,7 @@ class ModuleFinding:
     is_read: bool = False
     attentions: int = 0
     has_slots: bool = False
-    is_of_slots: bool = False
+    is_of_latents: bool = False
     runs: tuple[tuple[Invocation, Held], ...] = ()
     is_finite: bool = True
     is_lost: bool = False
@@ -493,8 +493,11 @@ def _judged(
         for slots in replay.slots_held(invocation, held) if is_open and not rest.mixes else ():
             again = moved(invocation, held, slots=slots, of_model=True)
             if again.mixes:
-                size = max(again.elsewhere, again.spilled)
-                return replace(asked, mixes=True, elsewhere=size, is_of_slots=True)
+                size, are_learnt = (
+                    max(again.elsewhere, again.spilled),
+                    _are_learnt(invocation.calls),
+                )
+                return replace(asked, mixes=True, elsewhere=size, is_of_latents=are_learnt)
         if is_read and others and rest.spilled:
             # perhaps by another mixer, reported separately
             again = ask(Held(held.calls, others), draw=draw)
@@ -528,6 +531,12 @@ def _reads_slots(call: Call) -> bool:
     if call.maps is None:  # learnt ones, or nobody knows of which tokens
         return call.through is not Through.MODULE and call.seen.get("value") is None
     return bool(call.maps.columns == SLOT)
+
+
+def _are_learnt(calls: Sequence[Call]) -> bool:
+    """Whether the queries of an attention are of no places, as learnt ones."""
+    queries = (call.seen.get("query") for call in calls)
+    return not all(one and any(varies(one.planes[x], -2) for x in one.positions) for one in queries)
 
 
 def _have_own_tokens(parts: Sequence[Call]) -> bool:

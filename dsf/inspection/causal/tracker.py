@@ -269,8 +269,15 @@ class Tracker:
     def attended(self, query: Any, value: Any, output: Tensor) -> None:
         """Note what an attention makes of tokens for queries that are of none, as learnt ones."""
         asks, read = self.of(query), self.of(value)
-        is_of_places = asks is not None and any(varies(asks.planes[x], -2) for x in asks.positions)
-        if read is not None and not is_of_places and output.shape[:-1] == query.shape[:-1]:
+
+        def rows(part: Coordinates | None) -> set[InputAxis]:
+            return {x for x in part.positions if varies(part.planes[x], -2)} if part else set()
+
+        if (
+            read is not None
+            and not rows(asks)
+            and rows(read).difference(asks.planes if asks else ())
+        ):
             self._known.know(output, rules.of_new(read, output.shape, (output.ndim - 2,)))
 
     def _are_features(self, axis: InputAxis) -> bool:

@@ -22,6 +22,7 @@ from dsf.inspection.capture.calls import Call, Captured, Invocation, time_axis
 from dsf.inspection.capture.precision import home, in_float64
 from dsf.inspection.causal.coordinates import MANY, Coordinates, is_place
 from dsf.inspection.causal.roles import tokens_along
+from dsf.inspection.causal.rules import varying
 from dsf.inspection.whole.stages import AffineLayer, Tokens
 from dsf.mixers import GRU, LSTM, ElmanRNN
 from dsf.systems.system import System
@@ -210,6 +211,10 @@ BEGINS = (
     "the state that it begins with is made of tokens, which reach all of its own tokens; no map "
     "has them"
 )
+TURNED = (
+    "its features are tokens and its steps are something else, so that its map is none of tokens. "
+    "Give it its tokens along time"
+)
 
 
 def _with_tokens(call: Call, sequence: Sequence[Call]) -> Call:
@@ -228,6 +233,10 @@ def _with_tokens(call: Call, sequence: Sequence[Call]) -> Call:
         call.tokens = torch.full((1, whole.shape[time or 0]), -1)
         return call
     call.tokens = tokens_along(known, time)
+    lines = [made.planes[axis] for made in known if len(made.shape) > 1 for axis in made.positions]
+    are_tokens = call.tokens is not None and bool((call.tokens >= 0).any())
+    if not are_tokens and any(varying(line) == [-1] for line in lines):
+        call.refused = TURNED
     return call
 
 
