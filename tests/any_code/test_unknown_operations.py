@@ -603,3 +603,59 @@ def test_an_unknown_operation_keeps_samples_apart(mix, samples):
     assert layer.is_exact
     torch.testing.assert_close(layer.map()[:, 0], expected)
     assert layer.row_tokens.unique().tolist() == [*range(TOKENS)]
+
+
+@torch.library.custom_op("any_code::by_rows", mutates_args=())
+def by_rows(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return x @ (weight.to(x) * scale.to(x)).mT
+
+
+@torch.library.custom_op("any_code::by_codes", mutates_args=())
+def by_codes(x: torch.Tensor, codes: torch.Tensor, book: torch.Tensor) -> torch.Tensor:
+    return x @ book.to(x)[codes.long() + 127].mT
+
+
+@torch.library.custom_op("any_code::by_largest", mutates_args=())
+def by_largest(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    step = x.abs().max() / 127
+    return (x / step).round() @ (weight.to(x) * scale.to(x)).mT * step
+
+
+class Packed(nn.Module):
+    """A linear map of whole numbers, in one operation that nobody knows."""
+
+    def __init__(self, run):
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        self.run = run
+        whole = torch.randint(-127, 127, (WIDTH, WIDTH), generator=rng, dtype=torch.int8)
+        self.register_buffer("whole", whole)
+        count = 254 if run is by_codes else 1
+        self.register_buffer("scale", torch.randn(count, generator=rng) / 300)
+
+    def forward(self, x):
+        return self.run(x, self.whole, self.scale)
+
+
+def packed(run):
+    model = drawn(Attention(width=WIDTH))
+    for name in ("q", "k", "v", "o"):
+        setattr(model, name, Packed(run))
+    return nn.Sequential(model)
+
+
+@pytest.mark.parametrize("run", [by_rows, by_codes])
+def test_packed_weights_that_nobody_knows_keep_tokens_apart_where_these_are_named(run):
+    x = tokens(2, TOKENS, WIDTH)
+    inspection = dsf.inspect(packed(run), x, tokens=1)
+    assert not inspection.unsupported
+    (layer,) = inspection
+    assert layer.is_exact
+    unnamed = dsf.inspect(packed(run), x, probe=())
+    assert any("pass tokens=" in one.reason for one in unnamed.unsupported)
+
+
+def test_steps_as_large_as_the_largest_of_all_tokens_mix_these():
+    x = tokens(2, TOKENS, WIDTH)
+    inspection = dsf.inspect(packed(by_largest), x, tokens=1, probe=())
+    assert {one.name for one in inspection.unsupported} >= {"0.q", "0.k", "0.v", "0.o"}

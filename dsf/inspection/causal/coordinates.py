@@ -23,6 +23,8 @@ from dsf.inspection.capture.modes import unheard
 
 IMAGE_AXES = 3
 """Least axes of bytes that are an image; of wider whole numbers, which may be ids, one more."""
+SEQUENCE = 3
+"""The axes of samples, tokens and channels."""
 NONE, MANY = -1.0, -2.0
 """An element that comes from no index of an axis, and one that is made of several."""
 
@@ -64,6 +66,11 @@ class Source:
     tables: dict["InputAxis", dict[Hashable, set[int]]] = field(default_factory=dict)
     slots: dict[Hashable, "InputAxis"] = field(default_factory=dict)
     coarser: dict["InputAxis", list["InputAxis"]] = field(default_factory=dict)
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether nothing shows which axis of a sequence holds channels."""
+        return self.kind == "input" and self.rank == SEQUENCE and self.channels is None
 
     def has_fields(self, axis: "InputAxis") -> bool:
         """Whether every place along an axis is looked up in a table of its own, as features are."""

@@ -42,6 +42,7 @@ from dsf.inspection.results.table import Table
 FEW_DRAWS = 4
 """Further draws where whole numbers leave torch: many models only look whether a mask is full."""
 _WHOLE: dict[str, Any] = {"mixes": False, "share": 1.0, "attentions": 1}
+UNDECIDED = "nothing shows which axis holds features: pass tokens=... for that of tokens"
 SILENT = "no token moves another in the whole model while the mixers that were read are held"
 NOT_FINITE = "its output is not finite (NaN)"
 APART = 4
@@ -517,6 +518,9 @@ def _judged(
     except UnclearError as error:
         is_lost = isinstance(error, NotFollowedError)
         return replace(asked, note=str(error), is_lost=is_lost)
+    given = {axis.source for made in invocation.given if made for axis in made.planes}
+    if not is_read and any(source.is_undecided for source in given):
+        asked = replace(asked, how=(*asked.how, UNDECIDED))
     return replace(
         asked,
         mixes=rest.mixes or in_slots > 0,

@@ -21,6 +21,7 @@ from dsf.inspection.causal.coordinates import (
     IMAGE_AXES,
     MANY,
     NONE,
+    SEQUENCE,
     Coordinates,
     InputAxis,
     KnownTensors,
@@ -229,6 +230,13 @@ class Projections:
                 source.channels = axis
                 self.known += 1
         return source.channels is axis
+
+    def settle(self, axes: Iterable[InputAxis]) -> None:
+        """Take the other axis behind samples for channels where it is said which holds tokens."""
+        place = 0 if self._tokens is None else self._tokens % SEQUENCE
+        for axis in axes if place else ():
+            if axis.source.is_undecided and axis.number == SEQUENCE - place:
+                axis.source.channels = axis
 
     def are_places(self, axes: Iterable[InputAxis]) -> None:
         """Note axes that hold tokens: a later sum over them, as by a head, is not of features."""

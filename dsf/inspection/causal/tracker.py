@@ -208,9 +208,11 @@ class Tracker:
 
     def _number(self, part: Any, name: str) -> None:
         for k, tensor in enumerate(tensors_in(part)):
-            before = self.of(tensor)  # of an input that is a part of another one
-            named = f"{name}[{k}]" if k else name
-            self._known.know(tensor, numbered(tensor, named) if before is None else before)
+            made = self.of(tensor)  # of an input that is a part of another one
+            if made is None:
+                made = numbered(tensor, f"{name}[{k}]" if k else name)
+                self.projections.settle(made.planes)
+            self._known.know(tensor, made)
 
     def of(self, tensor: Any) -> Coordinates | None:
         return self._known.of(tensor)
