@@ -186,3 +186,38 @@ class Separable(nn.Module):
 def test_what_is_sent_to_all_tokens():
     maps = [dsf.probe(drawn(Separable(spread=spread)), tokens()).map() for spread in (True, False)]
     torch.testing.assert_close(*maps)
+
+
+class OneByOne(nn.Module):
+    """Every token by itself, as an output of its own, beside what is summed up before it."""
+
+    def __init__(self, put_out, *, mixes):
+        super().__init__()
+        self.inner, self.put_out, self.mixes = nn.Linear(MODEL, MODEL), put_out, mixes
+
+    def forward(self, x):
+        found, total = [], 0.0
+        for token in self.inner(x).unbind(1):
+            total = total + token.tanh() if self.mixes else token.tanh()
+            found.append(total)
+        return self.put_out(found)
+
+
+LISTS = {"list": list, "tuple": tuple, "mapping": lambda found: dict(enumerate(found))}
+
+
+@pytest.mark.parametrize("form", LISTS)
+def test_a_sum_in_a_list_of_tokens_is_listed(form):
+    x = tokens()
+    with pytest.raises(InspectionError, match="OneByOne .*it mixes tokens"):
+        dsf.inspect(drawn(OneByOne(LISTS[form], mixes=True)), x, probe=())
+    with pytest.raises(InspectionError, match="No module of it mixes tokens"):
+        dsf.inspect(drawn(OneByOne(LISTS[form], mixes=False)), x, probe=())
+
+
+@pytest.mark.parametrize("form", LISTS)
+def test_a_sum_in_a_list_of_tokens_behind_a_mixer_is_listed_as_its_own(form):
+    inner = OneByOne(LISTS[form], mixes=True)
+    model = drawn(nn.Sequential(Running(None, None), inner))
+    names = {one.name for one in dsf.inspect(model, tokens(), probe=("0",)).unsupported}
+    assert "1" in names

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import FalconConfig, FalconForCausalLM
 
@@ -198,3 +199,13 @@ def test_functional_multi_head_attention(separate):
     torch.testing.assert_close(layer.map(), weights)
     assert (layer.map()[-1, ..., 4:] == 0).all()
     assert expected.isfinite().all()
+
+
+def test_a_mask_of_a_class_of_its_own_is_refused_for_what_it_is():
+    class Lower(Block):
+        def forward(self, x):
+            self.options = {"attn_mask": causal_lower_right(5, 5)}
+            return super().forward(x)
+
+    with pytest.raises(NothingCapturedError, match="its mask is of a class of its own"):
+        dsf.inspect(Lower(), torch.randn(2, 5, 8))

@@ -354,3 +354,14 @@ def test_edited_runs_refuse_weights_that_are_not_finite():
     model.attention.out_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(NonFiniteWeightsError, match=r"out_proj\.weight"):
         dsf.intervene(model, x, edits=dsf.edits.Ablate(0))
+
+
+def test_an_exported_program_that_has_one_mode_alone_is_listed():
+    class Sums(nn.Module):
+        def forward(self, x):
+            return x.tanh().cumsum(1).tanh()
+
+    x = torch.randn(2, 5, 4)
+    program = torch.export.export(Sums(), (x,)).module()
+    with pytest.raises(NothingCapturedError, match="GraphModule .*it mixes tokens"):
+        dsf.inspect(program, x, probe=())

@@ -4,7 +4,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from operator import is_not
 from types import CellType, FunctionType, MethodType
@@ -45,7 +45,8 @@ def isolated(model: nn.Module) -> Iterator[Callable[[], Changes]]:
         restored(model) as changes,
         _UNCOMPILED,
     ):
-        model.eval()
+        with suppress(NotImplementedError):  # of an exported program, which has one mode alone
+            model.eval()
         early = {id(part) for part, _ in changes()}  # such as weights that are merged now
         yield lambda: [pair for pair in changes() if id(pair[0]) not in early]
 

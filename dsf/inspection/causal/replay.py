@@ -305,7 +305,7 @@ def moved_between(
     # Of the first output that holds numbers, and of all others that hold tokens, the change at
     # other tokens than the replaced ones: the largest, relative to the scale of its entry, and all.
     sizes, differences, dtypes = list[Tensor](), list[Tensor](), list[torch.dtype]()
-    has_hidden = after.has_hidden
+    has_hidden, listed = after.has_hidden, _of_one_place_each(invocation.made)
     with torch._C.DisableTorchFunction():  # what listens takes calls for the model's
         for old, new, made in zip(before, after.outputs, invocation.made, strict=False):
             is_first = not of_model and not sizes
@@ -326,7 +326,7 @@ def moved_between(
                 kept, is_hidden = _with_groups(size != 0, made, cells)
                 has_hidden |= is_hidden
             has_others = of_model and _has_tokens(made, cells)
-            if not (is_first or bool(kept.any()) or has_others):
+            if not (is_first or bool(kept.any()) or has_others or made in listed):
                 continue  # of all tokens together, such as a state, or what slots are added to
             if of_tokens and made is not None:
                 kept = kept | _of_none(made).to(kept.device)
@@ -372,6 +372,17 @@ def _has_tokens(made: Coordinates | None, cells: Sequence[Cell]) -> bool:
     ]
     others = lines.masked_fill(torch.tensor(are_tokens, device=lines.device)[:, None], 0)
     return bool(_numbered(lines).max() > _numbered(others).max())
+
+
+def _of_one_place_each(made: Sequence[Coordinates | None]) -> set[Coordinates]:
+    """Those of outputs of which every place along an axis has one of its own: a list of tokens."""
+    found: dict[InputAxis, dict[float, Coordinates]] = {}
+    for one in filter(None, made):
+        for axis in one.positions:
+            if len(place := small(one.planes[axis]).unique()) == 1:
+                found.setdefault(axis, {})[float(place)] = one
+    lists = (places for axis, places in found.items() if len(places) == axis.size > 1)
+    return {one for places in lists for one in places.values()}
 
 
 def _is_of_pairs(made: Coordinates) -> bool:

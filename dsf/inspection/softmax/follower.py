@@ -307,6 +307,8 @@ class SoftmaxListener(Functions):
         given = dict(zip(POSITIONAL, args, strict=False)) | kwargs
         name = where.name_of(module)
         call = Call(name, module, copied(given), copied(output), Through.FUSED)
+        if type(given.get("attn_mask")) not in (type(None), Tensor, nn.Parameter):
+            call.refused = "its mask is of a class of its own, which says what it hides"
         seen = {"query": given.get("query"), "value": given.get("value"), "output": output}
         put_out = add_call(self._calls, call, where, output, seen)
         if output.ndim == 4:
