@@ -209,7 +209,7 @@ LISTS = {"list": list, "tuple": tuple, "mapping": lambda found: dict(enumerate(f
 @pytest.mark.parametrize("form", LISTS)
 def test_a_sum_in_a_list_of_tokens_is_listed(form):
     x = tokens()
-    with pytest.raises(InspectionError, match="OneByOne .*it mixes tokens"):
+    with pytest.raises(InspectionError, match=r"OneByOne .*it mixes tokens"):
         dsf.inspect(drawn(OneByOne(LISTS[form], mixes=True)), x, probe=())
     with pytest.raises(InspectionError, match="No module of it mixes tokens"):
         dsf.inspect(drawn(OneByOne(LISTS[form], mixes=False)), x, probe=())

@@ -363,5 +363,5 @@ def test_an_exported_program_that_has_one_mode_alone_is_listed():
 
     x = torch.randn(2, 5, 4)
     program = torch.export.export(Sums(), (x,)).module()
-    with pytest.raises(NothingCapturedError, match="GraphModule .*it mixes tokens"):
+    with pytest.raises(NothingCapturedError, match=r"GraphModule .*it mixes tokens"):
         dsf.inspect(program, x, probe=())
