@@ -500,3 +500,54 @@ def test_a_module_that_mixes_what_learnt_queries_made_in_it_says_so(mix, comes_b
     names = {one.name for one in inspection.unsupported}
     assert names == (set() if mix is torch.tanh else {"Inside"})
     assert all(layer.is_exact for layer in inspection) == (not names)
+
+
+class Resampled(nn.Module):
+    """Latents read the tokens and themselves, in layers; what they read may be leaked into."""
+
+    def __init__(self, leak, count=3):
+        super().__init__()
+        self.latents, self.leak = nn.Parameter(torch.empty(count, FEATURES)), leak
+        self.layers = nn.ModuleList(Resampling() for _ in range(3))
+
+    def forward(self, x):
+        made = self.latents.expand(len(x), -1, -1)
+        for number, layer in enumerate(self.layers):
+            made = made + layer(x, made, self.leak if number == 1 else None)
+        return made
+
+
+class Resampling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(FEATURES, FEATURES) for _ in range(3))
+
+    def forward(self, x, made, leak):
+        x, made = (x, made) if leak is None else leak(x, made)
+        read = torch.cat([x, made], dim=1)
+        return (self.q(made) @ self.k(read).mT / 3).softmax(-1) @ self.v(read)
+
+
+def test_latents_that_mixers_made_are_read_beside_tokens():
+    inspection = dsf.inspect(drawn(Resampled(None)), tokens(2, 6, FEATURES))
+    assert not inspection.unsupported
+    assert [layer.columns for layer in inspection] == ["token", "slot", "slot"]
+    assert all(layer.is_exact for layer in inspection)
+    assert all((layer.row_tokens == -1).all() for layer in inspection)
+
+
+LEAKS = {
+    "a token in latents": lambda x, made: (x, made + x[:, :1].tanh()),
+    "tokens in latents": lambda x, made: (x, made + x[:, 1:4].tanh()),
+    "a mean in latents": lambda x, made: (x, made + x.tanh().mean(1, keepdim=True)),
+    "a latent in tokens": lambda x, made: (x + made[:, :1].tanh(), made),
+    "latents in latents": lambda x, made: (x, made.tanh().cumsum(1)),
+    "tokens in tokens": lambda x, made: (x + x.tanh().mean(1, keepdim=True), made),
+}
+
+
+@pytest.mark.parametrize("way", LEAKS)
+def test_what_leaks_between_latents_and_tokens_that_are_read_beside_them_is_listed(way):
+    inspection = dsf.inspect(drawn(Resampled(LEAKS[way])), tokens(2, 6, FEATURES), probe=())
+    assert "layers.1" in {one.name for one in inspection.unsupported}
+    assert not inspection["layers.1"].is_exact

@@ -575,18 +575,31 @@ def _in_series(invocation: Invocation, parts: Sequence[Call], held: Held) -> boo
 def settle_slots(found: Findings, run: Invocation | None, calls: Sequence[Call]) -> None:
     """Tell the slots apart that only mixers which are read make of tokens."""
     # Where these keep their outputs, and a token of the model's input is replaced, the values of an
-    # attention over such slots do not change: then its map is all that its module does.
+    # attention over such slots do not change, but for those of that token beside them: then its map
+    # is all that its module does.
     reading = [call for call in calls if _reads_slots(call)]
     if run is None or not any(one.has_slots for one in found.modules):
         return
     try:
-        changed = replay.repetition(run, replay.cells_drawn(run, 0), Held(calls, ())).changed
+        runs = [
+            replay.repetition(run, replay.cells_drawn(run, draw), Held(calls, ()))
+            for draw in (0, 1, 2)  # every token is replaced in one of the last two
+        ]
     except UnclearError:
         return
-    open_ones = {call.module for call in reading if call in changed}
+    moves = any(one.spills or one.in_slots > 0 or one.is_lost for one in runs)
+    changed = [call for call in reading if any(call in one.changed for one in runs)]
+    open_ones = {call.module for call in changed if moves or not _are_beside_tokens(call)}
     found.modules = [
         replace(one, has_slots=one.has_slots and one.module in open_ones) for one in found.modules
     ]
+
+
+def _are_beside_tokens(call: Call) -> bool:
+    """Whether the slots that an attention reads have places of their own beside those of tokens."""
+    value = call.seen.get("value")
+    axes = [] if value is None else [x for x in value.positions if varies(value.planes[x], -2)]
+    return any(axis.source.before for axis in axes) and not all(axis.source.before for axis in axes)
 
 
 def _apart(

@@ -58,7 +58,7 @@ class Maps:
     def tokens(self) -> tuple[Tensor | None, Tensor | None]:
         """The token of every row and of every column, in the axes of the maps."""
         rows, columns = (
-            None if tokens is None else tokens.unflatten(0, self.sizes)
+            None if tokens is None else tokens.clamp(min=int(NONE)).unflatten(0, self.sizes)
             for tokens in (self.row_tokens, self.column_tokens)
         )
         return rows, columns
@@ -150,7 +150,10 @@ def maps_of(
         kind, column_tokens = SLOT, None
     if not all(axis.source.is_known for axis in along):
         kind, column_tokens = SLOT, None
-    _, row_tokens = _tokens(rows, [axis for axis in along if axis in rows], order)
+    ahead = [axis for axis in along if axis in rows]
+    _, row_tokens = _tokens(rows, ahead, order)
+    if not all(axis.source.is_known for axis in ahead):
+        row_tokens = torch.full_like(rows[ahead[0]], NONE, dtype=torch.long)
     count = prod(axis.size for axis in along)
     if is_one_sequence(row_tokens, column_tokens, count):
         kind, row_tokens, column_tokens = TOKEN, None, None

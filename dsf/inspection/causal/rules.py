@@ -366,9 +366,12 @@ def _meet_before(
     """What is made of several tokens is added to tokens that it may be made of."""
     # Slots that are added to the tokens that they are made of are tokens in the same places.
     before = all_before(axis)
-    here = {each for part in parts if axis in part.planes for each in part.planes}
-    others = [part for part in parts if axis not in part.planes]
-    met = [each for part in others for each in part.planes if each in before - here]
+    there = [
+        [each for each, plane in part.planes.items() if bool((small(plane) != NONE).any())]
+        for part in parts
+    ]
+    here = {each for axes in there if axis in axes for each in axes}
+    met = [each for axes in there if axis not in axes for each in axes if each in before - here]
     if axis.source.kind != "slots":
         for each in met:
             meetings.setdefault(each, Meeting(each, Way.RETURNS))
