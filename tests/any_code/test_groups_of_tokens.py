@@ -392,3 +392,49 @@ def test_groups_beside_tokens_that_they_were_added_to_are_mixed_with_them(join, 
         found = layer.map()[..., steps, steps + shift]
         expected = kernel[..., shift + 1, None].expand(2, -1, -1, len(steps))
         torch.testing.assert_close(found, expected)
+
+
+class Patches(nn.Module):
+    """Patches that are given as samples become tokens of their own, of which each is one."""
+
+    def __init__(self, cut, shrink, count):
+        super().__init__()
+        self.cut, self.shrink, self.count = cut, shrink, count
+        self.project, self.mix = nn.LazyLinear(WIDTH), nn.MultiheadAttention(WIDTH, 2)
+        self.mix.batch_first = True
+
+    def forward(self, x):
+        x = self.shrink(self.cut(x)).flatten(1).unflatten(0, (-1, self.count))
+        x = self.project(x)
+        return self.mix(x, x, x, need_weights=False)[0]
+
+
+def _cut_image(x):
+    patches = x.unfold(2, 8, 8).unfold(3, 8, 8)
+    return patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
+
+def _cut_series(x):
+    return x.unfold(2, 8, 8).transpose(1, 2).flatten(0, 1)
+
+
+PATCHES = {
+    "image, convolution": (_cut_image, lambda: nn.Conv2d(3, 2, 4, 4), (2, 3, 16, 24), 6),
+    "image, overlapping": (_cut_image, lambda: nn.Conv2d(3, 2, 3, 2, 1), (2, 3, 16, 24), 6),
+    "image, pool": (_cut_image, lambda: nn.MaxPool2d(4), (2, 3, 16, 24), 6),
+    "series, convolution": (_cut_series, lambda: nn.Conv1d(3, 2, 4, 4), (2, 3, 40), 5),
+    "series, pool": (_cut_series, lambda: nn.AvgPool1d(2), (2, 3, 40), 5),
+}
+
+
+@pytest.mark.parametrize("way", PATCHES)
+def test_patches_that_are_given_as_samples_are_tokens(way):
+    cut, shrink, shape, count = PATCHES[way]
+    model, x = Patches(cut, shrink(), count), drawn(*shape)
+    model(x)
+    inspection = inspected(model, x)
+    assert inspection["mix"].axes == ("sample", "head")
+    assert inspection["mix"].system.steps == count
+    assert {layer.columns for layer in inspection} == {"token"}
+    assert {layer.name for layer in inspection} <= {"mix", "project"}
+    assert "mix" not in {one.name for one in inspection.unsupported}

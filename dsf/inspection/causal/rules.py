@@ -837,6 +837,7 @@ class SlidingWindow:
                     meetings.append(Meeting(axis, Way.NEIGHBOURS, words))
             else:
                 remade[axis] = places[0]
+                planes |= _patches(plane, axis, places[0], shape)
                 overlap = any(self.sizes[k - 2] > self.stride[k - 2] for k in places)
                 if not (overlap if self.is_transposed else wide):  # each is made of one
                     continue
@@ -905,6 +906,16 @@ class SlidingWindow:
             # are tokens, the last is cut off as a rule, so that the first is of the first token.
             options[(reach + 1) // 2 - padding] = 2
         return max(options, key=lambda shift: (*seen(shift), options[shift]))
+
+
+def _patches(plane: Tensor, axis: InputAxis, number: int, shape: Size) -> Planes:
+    """Positions of patches that are given as samples, each of several tokens along an axis."""
+    if not varies(plane, 0):
+        return {}
+    apart = plane.flatten(1).amax(1).unique(return_inverse=True)[1].float()
+    source = Source("patches", before=frozenset((axis,)), kind="made")
+    patch = InputAxis(source, number, int(apart.max()) + 1)
+    return {patch: apart.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)}
 
 
 def _by_group(plane: Tensor, groups: int, outputs: int) -> Tensor | None:
