@@ -212,9 +212,6 @@ MANY_EACH = {
     "means of beginnings, in a row": lambda x: torch.cat(
         [x[:, :last].mean(1, keepdim=True) for last in (1, 4, 9, STEPS)], 1
     ),
-    "sums of a sequence twice": lambda x: (
-        torch.cat([x, x.flip(1)], 1) + torch.cat([x.roll(1, 1), x], 1)
-    ),
 }
 
 
@@ -223,6 +220,24 @@ MANY_EACH = {
 def test_products_that_sum_tokens_of_a_group_each_are_mixed_again(way, mix):
     sums = Inner(SUMS_OF_EACH[way])
     inner = nn.Sequential(sums, nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix]))
+    assert {"inner.run.0", "inner.run.2", "mix"} <= answered(inspected(Between(inner), X))
+
+
+TWICE = {
+    "sums": lambda x: torch.cat([x, x.flip(1)], 1) + torch.cat([x.roll(1, 1), x], 1),
+    "the larger ones": lambda x: torch.maximum(
+        torch.cat([x, x], 1), torch.cat([x.flip(1), x.roll(2, 1)], 1)
+    ),
+    "products, one more": lambda x: (
+        torch.cat([x, x[:, :1]], 1) * torch.cat([x[:, -1:], x.flip(1)], 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("mix", MIX_PLACES)
+@pytest.mark.parametrize("way", TWICE)
+def test_more_places_than_tokens_are_mixed_again(way, mix):
+    inner = nn.Sequential(Inner(TWICE[way]), nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix]))
     assert {"inner.run.0", "inner.run.2", "mix"} <= answered(inspected(Between(inner), X))
 
 
@@ -264,7 +279,8 @@ def _edges_to(lands):
     return lambda model, x: lands(model.weigh(torch.cat([x[:, ONE], x[:, OTHER]], dim=-1)))
 
 
-ITSELF = {way: _by_itself(run) for way, run in (UNKNOWN_PLACES | SUMS_OF_EACH | MANY_EACH).items()}
+MADE = UNKNOWN_PLACES | SUMS_OF_EACH | MANY_EACH | TWICE
+ITSELF = {way: _by_itself(run) for way, run in MADE.items()}
 ITSELF |= {way: _edges_to(lands) for way, lands in LANDS.items()}
 
 

@@ -314,6 +314,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     meetings: dict[InputAxis, Meeting] = {}
     planes: Planes = {}
     columns: Planes = {}
+    unknown: dict[InputAxis, list[int]] = {}
     met = set[InputAxis]()
     for part in parts:
         for axis, plane in part.columns.items():
@@ -336,6 +337,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
                 planes[axis], columns[axis] = pair
             elif found.meet and not are_each_once(before | part.planes | planes, axis):
                 planes[axis] = _around_places(found.plane, axis, shape)
+                unknown[axis] = varying(found.plane)
             if found.meet and found.plane.numel() == 1:  # which has the index of one of them
                 met.add(axis)
         met |= part.met
@@ -344,8 +346,25 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
         meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
         del planes[axis]
+    _lay_out_many(planes, unknown, shape)
     made = Coordinates(shape, planes, columns, frozenset(met))
     return Followed((made,), tuple(meetings.values()))
+
+
+def _are_many(plane: Tensor) -> bool:
+    return bool((small(plane) == MANY).all())
+
+
+def _lay_out_many(planes: Planes, along: Mapping[InputAxis, list[int]], shape: Size) -> None:
+    """Lay out what is made of several tokens each, where it has more places than there are tokens.
+
+    Such as the sums of a sequence with itself in another order, twice.
+    """
+    for axis, dims in along.items():
+        places = [dim for dim in dims if dim < -1]  # features lie last
+        is_more = prod(shape[dim] for dim in places) > axis.size
+        if is_more and axis in planes and _are_many(planes[axis]):
+            lay_out(planes, axis, places, shape)
 
 
 def _around_places(plane: Tensor, axis: InputAxis, shape: Size) -> Tensor:
@@ -548,9 +567,9 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
             meet(axis, Way.SUMS)
         elif reduced(lost, [-3 - dim])[1]:
             both = _side_by_side(axis, rows if dim == -1 else reads, dim)
-            planes[axis] = both.planes[axis]
+            planes[axis] = both.planes.get(axis, torch.full((), MANY, device=device))
             columns.update({axis: line.expand(shape) for axis, line in both.columns.items()})
-            if bool((small(planes[axis]) == MANY).all()):
+            if _are_many(planes[axis]):
                 pooled[axis] = {*varying(lost)} - {dim}
             meet(axis, Way.RUNS, "a projection sums channels of different tokens")
         elif other is not None:
