@@ -931,7 +931,7 @@ def _patches(plane: Tensor, axis: InputAxis, number: int, shape: Size) -> Planes
     """Positions of patches that are given as samples, each of several tokens along an axis."""
     if not varies(plane, 0):
         return {}
-    apart = plane.flatten(1).amax(1).unique(return_inverse=True)[1].float()
+    apart = small(plane).flatten(1).amax(1).unique(return_inverse=True)[1].float()
     source = Source("patches", before=frozenset((axis,)), kind="made")
     patch = InputAxis(source, number, int(apart.max()) + 1)
     return {patch: apart.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)}
