@@ -429,10 +429,10 @@ def of_all(given: Coordinates, shape: Size) -> Coordinates:
 
 
 def of_new(given: Coordinates, shape: Size, dims: Collection[int]) -> Coordinates:
-    """The same, with places of their own along dimensions where none was told, as of latents."""
+    """The same, with places of their own along dimensions where nothing varies, as of latents."""
     made = of_all(given, shape)
-    told = {k % len(shape) for axis in made.positions for k in varying(made.planes[axis])}
-    places = [k for k in dims if k not in told and shape[k] > 1]
+    varied = {k % len(shape) for axis in made.positions for k in varying(made.planes[axis])}
+    places = [k for k in dims if k not in varied and shape[k] > 1]
     for axis in made.positions if places else ():
         if not varying(made.planes[axis]):
             lay_out(made.planes, axis, places, shape)
