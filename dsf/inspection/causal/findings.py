@@ -494,11 +494,12 @@ def _judged(
         for slots in replay.slots_held(invocation, held) if is_open and not rest.mixes else ():
             again = moved(invocation, held, slots=slots, of_model=True)
             if again.mixes:
-                size, are_learnt = (
-                    max(again.elsewhere, again.spilled),
-                    _are_learnt(invocation.calls),
+                return replace(
+                    asked,
+                    mixes=True,
+                    elsewhere=max(again.elsewhere, again.spilled),
+                    is_of_latents=_are_learnt(invocation.calls),
                 )
-                return replace(asked, mixes=True, elsewhere=size, is_of_latents=are_learnt)
         if is_read and others and rest.spilled:
             # perhaps by another mixer, reported separately
             again = ask(Held(held.calls, others), draw=draw)

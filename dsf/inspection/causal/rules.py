@@ -1450,7 +1450,7 @@ def sent_to_all(
     """What is made of all tokens along an axis and gets as many places, each of no other token."""
     if made is None:
         return ()
-    pooled = [x for x in made.positions if bool((small(made.planes[x]) == MANY).all())]
+    pooled = [axis for axis in made.positions if _are_many(made.planes[axis])]
     before = [one.shape[::-1] for one in parts if one is not None]
     found = []
     for axis in pooled:
