@@ -638,6 +638,8 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
         lay_out(planes, axis, along, shape)
     for dim, lines in slots.items():
         planes |= _made_by_weights(lines, dim, shape, device, planes)
+    if right is None:
+        number_rows(planes, shape)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
     return Followed((Coordinates(shape, planes, columns, before),), tuple(meetings))
 
@@ -789,6 +791,26 @@ def lay_out(planes: Planes, axis: InputAxis, along: Iterable[int], shape: Size) 
         planes[axis] = torch.full((), MANY, device=device).expand(shape)
     for each in places:
         planes |= each
+
+
+def number_rows(planes: Planes, shape: Size) -> None:
+    """Number rows of many tokens that nothing tells apart: weights that sum features make places."""
+    many = [axis for axis in planes if is_place(axis) and _are_many(planes[axis])]
+    rows = shape[:-1]
+    if not many or prod(rows) <= 1:
+        return
+    lines = [small(plane).amax(-1).expand(rows).flatten() for plane in planes.values()]
+    _, group, counts = torch.stack(lines).unique(dim=1, return_inverse=True, return_counts=True)
+    if int(counts.max()) == 1:
+        return
+    order = group.argsort(stable=True)
+    number = torch.empty(len(group), device=group.device)
+    firsts = counts.cumsum(0) - counts
+    number[order] = (torch.arange(len(group), device=group.device) - firsts[group[order]]).float()
+    for axis in many:
+        del planes[axis]
+        new = _slots([axis], 1, int(counts.max()), is_known=False)
+        planes[new] = compact(number.reshape(*rows, 1).expand(shape))
 
 
 def varying(plane: Tensor) -> list[int]:
