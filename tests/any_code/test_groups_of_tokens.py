@@ -209,6 +209,15 @@ MANY_EACH = {
     "sums of lists of tokens": lambda x: torch.stack(
         torch._foreach_add(x.unbind(1), x.roll(3, 1).unbind(1)), 1
     ),
+    "products of lists of tokens": lambda x: torch.stack(
+        torch._foreach_mul(x.unbind(1), x.flip(1).unbind(1)), 1
+    ),
+    "largest of parts that overlap, stacked": lambda x: torch.stack(
+        [x[:, start : start + 4].amax(1) for start in range(0, STEPS - 3, 2)], 1
+    ),
+    "weighted sums in a row": lambda x: torch.stack(
+        [(x * (x * k).softmax(1)).sum(1) for k in (1.0, 2.0, 3.0)], 1
+    ),
     "means of beginnings, in a row": lambda x: torch.cat(
         [x[:, :last].mean(1, keepdim=True) for last in (1, 4, 9, STEPS)], 1
     ),
@@ -241,12 +250,71 @@ def test_more_places_than_tokens_are_mixed_again(way, mix):
     assert {"inner.run.0", "inner.run.2", "mix"} <= answered(inspected(Between(inner), X))
 
 
-@pytest.mark.xfail(strict=True, reason="places of many tokens each are not told apart further")
 @pytest.mark.parametrize("way", MANY_EACH)
 def test_places_that_are_made_of_many_tokens_each_are_mixed_again(way):
     mix = Inner(MIX_PLACES["convolution"])
     inner = nn.Sequential(Inner(MANY_EACH[way]), nn.Linear(WIDTH, WIDTH), mix)
     assert {"inner.run.2", "mix"} <= answered(inspected(Between(inner), X))
+
+
+class Latents(nn.Module):
+    """Learnt queries, or clusters, that read all tokens."""
+
+    def __init__(self, read, count):
+        super().__init__()
+        self.read, self.queries = read, nn.Parameter(torch.zeros(count, WIDTH))
+        self.key, self.value = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.cluster = nn.Linear(WIDTH, count)
+
+    def forward(self, x):
+        return self.read(self, self.queries.expand(len(x), -1, -1), x)
+
+
+LATENTS = {
+    "softmax by hand": lambda m, q, x: (q @ m.key(x).mT).softmax(-1) @ m.value(x),
+    "einsum": lambda m, q, x: torch.einsum(
+        "nqt,ntw->nqw", torch.einsum("nqw,ntw->nqt", q, m.key(x)).sigmoid(), m.value(x)
+    ),
+    "clusters over tokens": lambda m, _, x: m.cluster(x).softmax(1).mT @ m.value(x),
+    "clusters of each token": lambda m, _, x: m.cluster(x).softmax(2).mT @ m.value(x),
+}
+
+
+@pytest.mark.parametrize("count", [4, STEPS])
+@pytest.mark.parametrize("mix", MIX_PLACES)
+@pytest.mark.parametrize("way", LATENTS)
+def test_what_products_make_of_all_tokens_is_mixed_again(way, mix, count):
+    latents, mixer = Latents(LATENTS[way], count), Inner(MIX_PLACES[mix])
+    inner = nn.Sequential(latents, nn.Linear(WIDTH, WIDTH), mixer)
+    inspection = inspected(Between(inner), X)
+    assert {"inner.run.0", "inner.run.2", "mix"} <= answered(inspection)
+    assert all((layer.row_tokens < 0).all() for layer in inspection if layer.name == "mix")
+
+
+STATES = {
+    "kernel": lambda q, k, v: q.exp() @ (k.exp().mT @ v),
+    "keys that sum to one": lambda q, k, v: q.softmax(-1) @ (k.softmax(1).mT @ v),
+    "over channels": lambda q, k, v: ((k.mT @ q).softmax(-2).mT @ v.mT).mT,
+    "normed state": lambda q, k, v: q @ functional.normalize(k.mT @ v, dim=-1),
+    "decayed state": lambda q, k, v: q @ ((k.mT @ v) * torch.linspace(0.5, 1, WIDTH)[:, None]),
+}
+
+
+class State(nn.Module):
+    def __init__(self, run):
+        super().__init__()
+        self.run, self.qkv = run, nn.Linear(WIDTH, 3 * WIDTH)
+        self.norm, self.out = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        return x + self.out(torch.tanh(self.norm(self.run(*self.qkv(x).chunk(3, dim=-1)))))
+
+
+@pytest.mark.parametrize("way", STATES)
+def test_rows_of_a_state_are_features_of_the_tokens_that_read_it(way):
+    inspection = inspected(Between(State(STATES[way])), X)
+    assert {layer.name for layer in inspection} == {"inner.run", "mix"}
+    assert not inspection.unsupported
 
 
 def test_the_smallest_of_each_group_are_mixed_again():

@@ -314,7 +314,6 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     meetings: dict[InputAxis, Meeting] = {}
     planes: Planes = {}
     columns: Planes = {}
-    unknown: dict[InputAxis, list[int]] = {}
     met = set[InputAxis]()
     for part in parts:
         for axis, plane in part.columns.items():
@@ -337,7 +336,6 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
                 planes[axis], columns[axis] = pair
             elif found.meet and not are_each_once(before | part.planes | planes, axis):
                 planes[axis] = _around_places(found.plane, axis, shape)
-                unknown[axis] = varying(found.plane)
             if found.meet and found.plane.numel() == 1:  # which has the index of one of them
                 met.add(axis)
         met |= part.met
@@ -346,25 +344,12 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
         meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
         del planes[axis]
-    _lay_out_many(planes, unknown, shape)
     made = Coordinates(shape, planes, columns, frozenset(met))
     return Followed((made,), tuple(meetings.values()))
 
 
 def _are_many(plane: Tensor) -> bool:
     return bool((small(plane) == MANY).all())
-
-
-def _lay_out_many(planes: Planes, along: Mapping[InputAxis, list[int]], shape: Size) -> None:
-    """Lay out what is made of several tokens each, where it has more places than there are tokens.
-
-    Such as the sums of a sequence with itself in another order, twice.
-    """
-    for axis, dims in along.items():
-        places = [dim for dim in dims if dim < -1]  # features lie last
-        is_more = prod(shape[dim] for dim in places) > axis.size
-        if is_more and axis in planes and _are_many(planes[axis]):
-            lay_out(planes, axis, places, shape)
 
 
 def _around_places(plane: Tensor, axis: InputAxis, shape: Size) -> Tensor:
@@ -638,8 +623,6 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
         lay_out(planes, axis, along, shape)
     for dim, lines in slots.items():
         planes |= _made_by_weights(lines, dim, shape, device, planes)
-    if right is None:
-        number_rows(planes, shape)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
     return Followed((Coordinates(shape, planes, columns, before),), tuple(meetings))
 
@@ -793,24 +776,36 @@ def lay_out(planes: Planes, axis: InputAxis, along: Iterable[int], shape: Size) 
         planes |= each
 
 
-def number_rows(planes: Planes, shape: Size) -> None:
-    """Number rows of many tokens that nothing tells apart: weights that sum features make places."""
-    many = [axis for axis in planes if is_place(axis) and _are_many(planes[axis])]
-    rows = shape[:-1]
+def with_rows_apart(given: Coordinates) -> Coordinates:
+    """The same, but where rows of many tokens lie that nothing tells apart, these are positions.
+
+    Weights that sum over features show them, as those of what learnt queries read.
+    """
+    rows, planes = given.shape[:-1], dict(given.planes)
+    many = [axis for axis in given.positions if bool((small(planes[axis]) == MANY).any())]
     if not many or prod(rows) <= 1:
-        return
-    lines = [small(plane).amax(-1).expand(rows).flatten() for plane in planes.values()]
-    _, group, counts = torch.stack(lines).unique(dim=1, return_inverse=True, return_counts=True)
-    if int(counts.max()) == 1:
-        return
-    order = group.argsort(stable=True)
-    number = torch.empty(len(group), device=group.device)
-    firsts = counts.cumsum(0) - counts
-    number[order] = (torch.arange(len(group), device=group.device) - firsts[group[order]]).float()
+        return given
+    lines = {axis: small(plane).amax(-1).expand(rows).flatten() for axis, plane in planes.items()}
+    _, group = torch.stack([*lines.values()]).unique(dim=1, return_inverse=True)
     for axis in many:
-        del planes[axis]
+        inside = group[lines[axis] == MANY]
+        counts = inside.bincount(minlength=len(group))
+        if not len(inside) or int(counts.max()) == 1:
+            continue
+        order, firsts = inside.argsort(stable=True), counts.cumsum(0) - counts
+        number = torch.empty(len(inside), device=group.device)
+        number[order] = (
+            torch.arange(len(inside), device=group.device) - firsts[inside[order]]
+        ).float()
+        row = torch.full(group.shape, NONE, device=group.device)
+        row[lines[axis] == MANY] = number
+        plane = planes.pop(axis)
+        left = plane.where(plane != MANY, NONE)
+        if bool((left != NONE).any()):
+            planes[axis] = compact(left)
         new = _slots([axis], 1, int(counts.max()), is_known=False)
-        planes[new] = compact(number.reshape(*rows, 1).expand(shape))
+        planes[new] = compact(row.reshape(*rows, 1).expand(given.shape))
+    return Coordinates(given.shape, planes, given.columns, given.met)
 
 
 def varying(plane: Tensor) -> list[int]:
@@ -1066,7 +1061,20 @@ class Rules:
             for axis, ends in found.items()
             if max(ends) > min(ends)
         ]
-        return done.returns(same, meetings)
+        lists = [part for part in done.args if isinstance(part, tuple | list)]
+        if not any(map(self._known.has, tensors_of(lists))):
+            return done.returns(same, meetings)
+        # Of lists each output may be made of anything that is given.
+        met = {one.axis for one in meetings}
+        lines = {
+            axis: torch.full_like(ends[0], MANY) if axis in met else ends[0]
+            for axis, ends in found.items()
+        }
+        made = [
+            Coordinates(out.shape, {axis: line.expand(out.shape) for axis, line in lines.items()})
+            for out in done.outs
+        ]
+        return Followed(tuple(made), tuple(meetings))
 
     # elements moved
 
@@ -1363,6 +1371,10 @@ class Rules:
         asked = self._projections
         if left is not None and right is None:
             asked.make_features(left, args[1])
+            apart = with_rows_apart(left)
+            if apart is not left:
+                left = apart
+                self._known.know(args[0], left)
         made = product(left, right, Size(sizes), asked.are_channels, asked.are_coordinates)
         found = made.outputs[0]
         if found is not None and len(sizes) > len(shape):
