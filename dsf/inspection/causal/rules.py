@@ -777,35 +777,27 @@ def lay_out(planes: Planes, axis: InputAxis, along: Iterable[int], shape: Size) 
 
 
 def with_rows_apart(given: Coordinates) -> Coordinates:
-    """The same, but where rows of many tokens lie that nothing tells apart, these are positions.
-
-    Weights that sum over features show them, as those of what learnt queries read.
-    """
-    rows, planes = given.shape[:-1], dict(given.planes)
-    many = [axis for axis in given.positions if bool((small(planes[axis]) == MANY).any())]
-    if not many or prod(rows) <= 1:
-        return given
-    lines = {axis: small(plane).amax(-1).expand(rows).flatten() for axis, plane in planes.items()}
-    _, group = torch.stack([*lines.values()]).unique(dim=1, return_inverse=True)
-    for axis in many:
-        inside = group[lines[axis] == MANY]
-        counts = inside.bincount(minlength=len(group))
-        if not len(inside) or int(counts.max()) == 1:
+    """The same, but where rows of many tokens lie that nothing tells apart, these are positions."""
+    planes = dict(given.planes)
+    lines = {axis: small(plane).amax(-1).expand(given.shape[:-1]) for axis, plane in planes.items()}
+    _, group = torch.stack([*lines.values()]).flatten(1).unique(dim=1, return_inverse=True)
+    for axis in given.positions:
+        are_many = (lines[axis] == MANY).flatten()
+        inside = group[are_many]
+        counts = inside.bincount(minlength=1)
+        if int(counts.max()) <= 1:
             continue
         order, firsts = inside.argsort(stable=True), counts.cumsum(0) - counts
-        number = torch.empty(len(inside), device=group.device)
-        number[order] = (
-            torch.arange(len(inside), device=group.device) - firsts[inside[order]]
-        ).float()
-        row = torch.full(group.shape, NONE, device=group.device)
-        row[lines[axis] == MANY] = number
+        number = torch.full(group.shape, NONE, device=group.device)
+        places = torch.arange(len(inside), device=group.device) - firsts[inside[order]]
+        number[are_many.nonzero().flatten()[order]] = places.float()
         plane = planes.pop(axis)
-        left = plane.where(plane != MANY, NONE)
-        if bool((left != NONE).any()):
-            planes[axis] = compact(left)
+        if bool((plane >= 0).any()):
+            planes[axis] = compact(plane.where(plane != MANY, NONE))
         new = _slots([axis], 1, int(counts.max()), is_known=False)
-        planes[new] = compact(row.reshape(*rows, 1).expand(given.shape))
-    return Coordinates(given.shape, planes, given.columns, given.met)
+        planes[new] = compact(number.reshape(*given.shape[:-1], 1).expand(given.shape))
+    same = planes.keys() == given.planes.keys()
+    return given if same else Coordinates(given.shape, planes, given.columns, given.met)
 
 
 def varying(plane: Tensor) -> list[int]:
@@ -1244,6 +1236,20 @@ class Rules:
         ]
         return Followed((given,) * len(done.outs), tuple(meetings))
 
+    def _with_places(self, tensor: Tensor, given: Coordinates, features: int = -1) -> Coordinates:
+        """The coordinates of a tensor of which weights or norms show which axis holds features.
+
+        What lies along the others then are places, as of what learnt queries read.
+        """
+        if not any(bool((small(given.planes[axis]) == MANY).any()) for axis in given.positions):
+            return given
+        last = given.moved(lambda p: p.movedim(features, -1), tensor.movedim(features, -1).shape)
+        made = with_rows_apart(last)
+        if made is not last:
+            given = made.moved(lambda p: p.movedim(-1, features), tensor.shape)
+            self._known.know(tensor, given)
+        return given
+
     def _normalised(self, done: Done) -> Followed:
         given, ndim = done.first, done.outs[0].ndim
         channels: Sequence[int] = ()  # where norms over images have them, the rest are places
@@ -1257,6 +1263,8 @@ class Rules:
             dims = channels = list(range(ndim - len(done.args[1]), ndim))
         if given is None:
             return done.returns(None)
+        if dims == [ndim - 1]:
+            given = self._with_places(done.args[0], given)
         meetings = {}
         lines = given.planes.values()
         if len(channels) > 1 and not all(any(varies(x, dim) for x in lines) for dim in channels):
@@ -1371,10 +1379,7 @@ class Rules:
         asked = self._projections
         if left is not None and right is None:
             asked.make_features(left, args[1])
-            apart = with_rows_apart(left)
-            if apart is not left:
-                left = apart
-                self._known.know(args[0], left)
+            left = self._with_places(args[0], left)
         made = product(left, right, Size(sizes), asked.are_channels, asked.are_coordinates)
         found = made.outputs[0]
         if found is not None and len(sizes) > len(shape):
@@ -1417,8 +1422,9 @@ class Rules:
         stride, padding, dilation = ((list(step) * places)[:places] for step in steps)
         if done.first is None or given.ndim != len(shape) or given.ndim < 3:
             return self._unknown(done)
+        first = self._with_places(given, done.first, 1)
         if given.shape[1] == 1:  # single numbers that get features
-            planes = done.first.planes.items()
+            planes = first.planes.items()
             places = range(2, given.ndim)
             self._projections.slide_along(x for x, p in planes if any(varies(p, k) for k in places))
         window = SlidingWindow(
@@ -1430,7 +1436,7 @@ class Rules:
             is_transposed=is_transposed,
             groups=groups,
         )
-        return window.follow(done.first, shape, self._projections.are_channels)
+        return window.follow(first, shape, self._projections.are_channels)
 
     def _pooled(self, done: Done) -> Followed:
         """A pool, or positions that are made anew by interpolation."""
