@@ -278,11 +278,20 @@ def begun(frame: Frame, where: ModuleStack) -> Invocation:
 
 
 def add_call(
-    calls: list[Call], call: Call, where: ModuleStack, output: Any, seen: Mapping[str, Any]
+    calls: list[Call],
+    call: Call,
+    where: ModuleStack,
+    output: Any,
+    seen: Mapping[str, Any],
+    time: int = -2,
 ) -> Any:
-    """Append a mixer that ran inside of the module of ``call``; return what it is to return."""
+    """Append a mixer that ran inside of the module of ``call``; return what it is to return.
+
+    Args:
+        time: the dimension of what it made that its queries lie along.
+    """
     if where.tracker is not None:
-        where.tracker.attended(*seen.values())
+        where.tracker.attended(*seen.values(), time)
     call.seen = {name: where.of(part) for name, part in seen.items()}
     frame = where.frame_of(call.module) if where.keeps_passes else None
     call.invocation = None if frame is None else begun(frame, where)  # one for all mixers in it

@@ -403,10 +403,9 @@ def of_all(given: Coordinates, shape: Size) -> Coordinates:
     planes = {}
     for axis in given.positions:
         plane = given.planes[axis]
-        first = plane[(slice(None), *[slice(0, 1)] * (plane.ndim - 1))]
-        is_first = plane.ndim > 2 and shape[:1] == plane.shape[:1]
-        if is_first and torch.equal(first.expand_as(plane), plane):
-            planes[axis] = first.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+        sample, several = reduced(plane, range(1, plane.ndim))
+        if plane.ndim > 2 and shape[:1] == plane.shape[:1] and not several:
+            planes[axis] = sample.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
         else:
             one = MANY if axis.size > 1 else 0.0
             planes[axis] = torch.full((), one, device=plane.device).expand(shape)

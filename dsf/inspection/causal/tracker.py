@@ -268,7 +268,7 @@ class Tracker:
             self._known.leave_open(part, is_open=is_open or not self._known.has(part))
 
     @unheard()
-    def attended(self, query: Any, value: Any, output: Tensor) -> None:
+    def attended(self, query: Any, value: Any, output: Tensor, time: int) -> None:
         """Note what an attention makes of tokens for queries that are of none, as learnt ones."""
         asks, read = self.of(query), self.of(value)
 
@@ -280,7 +280,7 @@ class Tracker:
             and not rows(asks)
             and rows(read).difference(asks.planes if asks else ())
         ):
-            self._known.know(output, rules.of_new(read, output.shape, (output.ndim - 2,)))
+            self._known.know(output, rules.of_new(read, output.shape, (output.ndim + time,)))
 
     def _are_features(self, axis: InputAxis) -> bool:
         return axis.source.kind == "input" and self.projections.are_channels(axis)

@@ -406,7 +406,7 @@ class _Recorder:
             call = Call(path, module, arguments, copied(output[0]), Through.INTERFACE)
             mixed = output[0].flatten(-2)
         seen = {"query": given["query"], "value": given["value"], "output": output[0]}
-        put_out = add_call(self._calls, call, where, output, seen)
+        put_out = add_call(self._calls, call, where, output, seen, time=-3)
         where.pass_surroundings(call, mixed)
         return put_out
 
