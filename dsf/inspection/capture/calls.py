@@ -291,7 +291,7 @@ def add_call(
         time: the dimension of what it made that its queries lie along.
     """
     if where.tracker is not None:
-        where.tracker.attended(*seen.values(), time)
+        where.tracker.attended(seen["output"], time)
     call.seen = {name: where.of(part) for name, part in seen.items()}
     frame = where.frame_of(call.module) if where.keeps_passes else None
     call.invocation = None if frame is None else begun(frame, where)  # one for all mixers in it

@@ -412,15 +412,15 @@ def of_all(given: Coordinates, shape: Size) -> Coordinates:
     return Coordinates(shape, planes)
 
 
-def of_new(given: Coordinates, shape: Size, dims: Collection[int]) -> Coordinates:
-    """The same, with places of their own along dimensions where nothing varies, as of latents."""
-    made = of_all(given, shape)
-    varied = {k % len(shape) for axis in made.positions for k in varying(made.planes[axis])}
-    places = [k for k in dims if k not in varied and shape[k] > 1]
+def in_places(made: Coordinates, dims: Collection[int]) -> Coordinates:
+    """The same, with places of many tokens each along dimensions where nothing varies."""
+    varied = {k for axis in made.positions for k in varying(made.planes[axis])}
+    places = [k for k in dims if k not in varied and made.shape[k] > 1]
+    planes = dict(made.planes)
     for axis in made.positions if places else ():
-        if not varying(made.planes[axis]):
-            lay_out(made.planes, axis, places, shape)
-    return made
+        if _are_many(planes[axis]):
+            lay_out(planes, axis, places, made.shape)
+    return Coordinates(made.shape, planes)
 
 
 # --- axes reduced
@@ -537,8 +537,6 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
     planes: Planes = {}
     columns: Planes = {}
     slots: dict[int, Planes] = {}
-    pooled: dict[InputAxis, set[int]] = {}
-    chunks: dict[InputAxis, tuple[int, Tensor]] = {}
     meetings: list[Meeting] = []
 
     def meet(axis: InputAxis, way: Way = Way.OTHER, words: str = "") -> None:
@@ -553,8 +551,6 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
             both = _side_by_side(axis, rows if dim == -1 else reads, dim)
             planes[axis] = both.planes.get(axis, torch.full((), MANY, device=device))
             columns.update({axis: line.expand(shape) for axis, line in both.columns.items()})
-            if _are_many(planes[axis]):
-                pooled[axis] = {*varying(lost)} - {dim}
             meet(axis, Way.RUNS, "a projection sums channels of different tokens")
         elif other is not None:
             planes[axis] = torch.full((), MANY, device=device)
@@ -590,11 +586,7 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
             # It sums over both: a product of channels, or a pool.
             if is_place(axis) and not are_coordinates(axis, scored):
                 planes[axis] = torch.full((), MANY, device=device)
-                if (groups := _in_chunks(one, other)) is None:
-                    meet(axis, Way.SUMS)
-                else:
-                    chunks[axis] = groups
-                    meet(axis, words="a product makes new tokens of groups")
+                meet(axis, Way.SUMS)
         elif many_rows and one is not None:
             inner(axis, one, read, -1, right)
         elif many_reads and other is not None:
@@ -613,27 +605,10 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
         for axis, plane in part.columns.items() if part is not None else ():
             if not varies(plane, dim):  # features of pairs
                 columns[axis] = reduced(plane, [dim])[0].expand(shape)
-    for axis, (dim, number) in chunks.items():
-        del planes[axis]
-        count = 1 + int(number.max())
-        planes[_slots([axis], dim % len(shape), count, is_known=False)] = number.expand(shape)
-    for axis, along in pooled.items():
-        planes[axis] = torch.zeros((), device=device).expand(shape)
-        lay_out(planes, axis, along, shape)
     for dim, lines in slots.items():
         planes |= _made_by_weights(lines, dim, shape, device, planes)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
     return Followed((Coordinates(shape, planes, columns, before),), tuple(meetings))
-
-
-def _in_chunks(one: Tensor, other: Tensor) -> tuple[int, Tensor] | None:
-    """The dimension along which a product sums other tokens, and the number of each of the sums."""
-    along = ({*varying(one)} - {-1}) | ({*varying(other)} - {-2})
-    if len(along) != 1 or max(along) > -3:
-        return None
-    (dim,) = along
-    numbers = small(one).movedim(dim, 0).flatten(1).unique(dim=0, return_inverse=True)[1]
-    return dim, numbers.float().reshape(-1, *[1] * (-1 - dim))
 
 
 def _made_by_weights(

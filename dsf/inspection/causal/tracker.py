@@ -254,7 +254,9 @@ class Tracker:
             found, is_open = None, k > 0 and not isinstance(module, nn.RNNBase | nn.RNNCellBase)
             if like is not None and are_numbers(part):
                 same = None if every[0] is None else rules.same_places(like, part.shape)
-                found = same or rules.of_new(like, part.shape, range(part.ndim - 1))
+                found = same or rules.in_places(
+                    rules.of_all(like, part.shape), range(-part.ndim, -1)
+                )
                 if k > 0 and isinstance(module, nn.RNNBase):
                     found = state_left(module, like, part.shape)
                 elif k > 0 and isinstance(module, nn.MultiheadAttention):
@@ -268,19 +270,10 @@ class Tracker:
             self._known.leave_open(part, is_open=is_open or not self._known.has(part))
 
     @unheard()
-    def attended(self, query: Any, value: Any, output: Tensor, time: int) -> None:
-        """Note what an attention makes of tokens for queries that are of none, as learnt ones."""
-        asks, read = self.of(query), self.of(value)
-
-        def rows(part: Coordinates | None) -> set[InputAxis]:
-            return {x for x in part.positions if varies(part.planes[x], -2)} if part else set()
-
-        if (
-            read is not None
-            and not rows(asks)
-            and rows(read).difference(asks.planes if asks else ())
-        ):
-            self._known.know(output, rules.of_new(read, output.shape, (output.ndim + time,)))
+    def attended(self, output: Tensor, time: int) -> None:
+        """Note the places along ``time`` of what an attention makes for learnt queries, say."""
+        if (made := self.of(output)) is not None and not made.columns:
+            self._known.know(output, rules.in_places(made, [time]))
 
     def _are_features(self, axis: InputAxis) -> bool:
         return axis.source.kind == "input" and self.projections.are_channels(axis)
