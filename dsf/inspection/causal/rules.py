@@ -750,28 +750,38 @@ def lay_out(planes: Planes, axis: InputAxis, along: Iterable[int], shape: Size) 
         planes |= each
 
 
-def with_rows_apart(given: Coordinates) -> Coordinates:
+def with_rows_apart(given: Coordinates, tokens: Sequence[InputAxis]) -> Coordinates:
     """The same, but where rows of many tokens lie that nothing tells apart, these are positions."""
-    planes = dict(given.planes)
-    lines = {axis: small(plane).amax(-1).expand(given.shape[:-1]) for axis, plane in planes.items()}
-    _, group = torch.stack([*lines.values()]).flatten(1).unique(dim=1, return_inverse=True)
-    for axis in given.positions:
-        are_many = (lines[axis] == MANY).flatten()
+    planes, rows = dict(given.planes), given.shape[:-1]
+    lines = {axis: _of_rows(plane).flatten() for axis, plane in planes.items()}
+    told = [*lines.values(), *(_of_rows(plane).flatten() for plane in given.columns.values())]
+    _, group = torch.stack(told).unique(dim=1, return_inverse=True)
+    # Where single tokens have several rows each, these are features, as heads are.
+    is_single = torch.stack([lines[axis] for axis in tokens]).ge(0).any(0)
+    if group[is_single].bincount(minlength=1).max() > 1:
+        return given
+    for axis in tokens:
+        are_many = lines[axis] == MANY
         inside = group[are_many]
         counts = inside.bincount(minlength=1)
-        if int(counts.max()) <= 1:
+        if counts.max() <= 1:
             continue
         order, firsts = inside.argsort(stable=True), counts.cumsum(0) - counts
-        number = torch.full(group.shape, NONE, device=group.device)
         places = torch.arange(len(inside), device=group.device) - firsts[inside[order]]
+        number = torch.full(group.shape, NONE, device=group.device)
         number[are_many.nonzero().flatten()[order]] = places.float()
         plane = planes.pop(axis)
         if bool((plane >= 0).any()):
             planes[axis] = compact(plane.where(plane != MANY, NONE))
         new = _slots([axis], 1, int(counts.max()), is_known=False)
-        planes[new] = compact(number.reshape(*given.shape[:-1], 1).expand(given.shape))
+        planes[new] = compact(number.reshape(*rows, 1).expand(given.shape))
     same = planes.keys() == given.planes.keys()
     return given if same else Coordinates(given.shape, planes, given.columns, given.met)
+
+
+def _of_rows(plane: Tensor) -> Tensor:
+    """The largest index in every row."""
+    return small(plane).amax(-1).expand(plane.shape[:-1])
 
 
 def varying(plane: Tensor) -> list[int]:
@@ -1215,10 +1225,11 @@ class Rules:
 
         What lies along the others then are places, as of what learnt queries read.
         """
-        if not any(bool((small(given.planes[axis]) == MANY).any()) for axis in given.positions):
+        tokens = [axis for axis in given.positions if not counts_samples(axis)]
+        if not any(bool((small(given.planes[axis]) == MANY).any()) for axis in tokens):
             return given
         last = given.moved(lambda p: p.movedim(features, -1), tensor.movedim(features, -1).shape)
-        made = with_rows_apart(last)
+        made = with_rows_apart(last, tokens)
         if made is not last:
             given = made.moved(lambda p: p.movedim(-1, features), tensor.shape)
             self._known.know(tensor, given)
