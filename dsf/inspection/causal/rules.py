@@ -416,10 +416,12 @@ def in_places(made: Coordinates, dims: Collection[int]) -> Coordinates:
     """The same, with places of many tokens each along dimensions where nothing varies."""
     varied = {k for axis in made.positions for k in varying(made.planes[axis])}
     places = [k for k in dims if k not in varied and made.shape[k] > 1]
+    many = [axis for axis in made.positions if _are_many(made.planes[axis])]
+    if not places or not many:
+        return made
     planes = dict(made.planes)
-    for axis in made.positions if places else ():
-        if _are_many(planes[axis]):
-            lay_out(planes, axis, places, made.shape)
+    for axis in many:
+        lay_out(planes, axis, places, made.shape)
     return Coordinates(made.shape, planes)
 
 

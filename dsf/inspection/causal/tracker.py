@@ -272,8 +272,10 @@ class Tracker:
     @unheard()
     def attended(self, output: Tensor, time: int) -> None:
         """Note the places along ``time`` of what an attention makes for learnt queries, say."""
-        if (made := self.of(output)) is not None and not made.columns:
-            self._known.know(output, rules.in_places(made, [time]))
+        made = self.of(output)
+        found = None if made is None or made.columns else rules.in_places(made, [time])
+        if found is not None and found is not made:
+            self._known.know(output, found)
 
     def _are_features(self, axis: InputAxis) -> bool:
         return axis.source.kind == "input" and self.projections.are_channels(axis)
