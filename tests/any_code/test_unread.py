@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import dsf
@@ -500,6 +501,32 @@ def test_a_module_that_mixes_what_learnt_queries_made_in_it_says_so(mix, comes_b
     names = {one.name for one in inspection.unsupported}
     assert names == (set() if mix is torch.tanh else {"Inside"})
     assert all(layer.is_exact for layer in inspection) == (not names)
+
+
+class Learnt(nn.Module):
+    """A decoder that is given start tokens alone, behind an encoder."""
+
+    def __init__(self, count):
+        super().__init__()
+        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "vocab_size": 20}
+        configuration = transformers.T5Config(**sizes, num_layers=1, num_decoder_layers=2)
+        model = transformers.T5Model._from_config(configuration, attn_implementation="sdpa")
+        self.encoder, self.decoder, self.count = model.encoder, model.decoder, count
+        self.last = nn.Linear(32, 32)
+
+    def forward(self, x):
+        read = self.encoder(inputs_embeds=x).last_hidden_state
+        starts = torch.zeros(len(x), self.count, dtype=torch.long)
+        made = self.decoder(input_ids=starts, encoder_hidden_states=read, use_cache=False)
+        return self.last(made.last_hidden_state)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_heads_of_what_learnt_queries_read_are_no_places(count):
+    inspection = dsf.inspect(drawn(Learnt(count)), tokens(2, 6, 32))
+    assert not inspection.unsupported
+    assert all(layer.name.endswith("Attention") and layer.is_exact for layer in inspection)
+    assert [layer.columns for layer in inspection] == ["token", "slot", "token", "slot", "token"]
 
 
 class Resampled(nn.Module):
