@@ -619,17 +619,20 @@ def _apart(
     found.shares |= {part: share * size / total if total else share for part, size in sizes.items()}
 
 
-def _slots_of(calls: Sequence[Call]) -> set[Source]:
-    """What makes the positions that an attention reads besides tokens of which they are made."""
-    found: set[Source] = set()
+def _slots_of(calls: Sequence[Call]) -> tuple[set[Source], set[Source]]:
+    """What makes the positions that attentions read besides tokens of which they are made.
+
+    And what makes the positions that ask for the tokens of which they are made.
+    """
+    slots, asking = set[Source](), set[Source]()
     for call in calls:
         query, value = call.seen.get("query"), call.seen.get("value")
         if query is None or value is None:
             continue
-        own = {axis for axis in query.planes if is_place(axis)}
-        read = {axis for axis in value.planes if is_place(axis) and axis not in own}
-        found |= {axis.source for axis in read if axis.source.before and all_before(axis) & own}
-    return found
+        own, read = set(query.positions), set(value.positions)
+        slots |= {axis.source for axis in read - own if all_before(axis) & own}
+        asking |= {axis.source for axis in own - read if all_before(axis) & read}
+    return slots, asking
 
 
 def _made_again(
@@ -683,7 +686,7 @@ def _relevant(
     # make groups was to mix them. The pass in which they come back says so if it also made them,
     # and so does one in which what is made of all tokens does.
     again = remade & (returned | _made_again(given, put_out, read))
-    slots = _slots_of(calls)
+    slots, asking = _slots_of(calls)
     for axis in remade:
         for made in axis.source.coarser.get(axis, ()):
             if axis in again | spread or made.source in slots:
@@ -712,7 +715,8 @@ def _relevant(
             return False
         if one.meeting.way is Way.REMAKES:
             run = one.invocation
-            return run is None or not slots & sources_of(run.made) - sources_of(run.given)
+            new = set() if run is None else sources_of(run.made) - sources_of(run.given)
+            return not (slots | asking) & new
         is_first = one.meeting.axis in front and one.meeting.axis.source.kind != "made"
         is_entry = entries.get(one.meeting.axis.source) is one.module
         return is_first and (one.meeting.way is Way.GROUPS or is_entry)
