@@ -522,3 +522,28 @@ def test_patches_that_are_given_as_samples_are_tokens(way):
     assert {layer.columns for layer in inspection} == {"token"}
     assert {layer.name for layer in inspection} <= {"mix", "project"}
     assert "mix" not in {one.name for one in inspection.unsupported}
+
+
+class Asking(nn.Module):
+    """Groups of tokens ask for the tokens that they are made of, by themselves or all."""
+
+    def __init__(self, down, *, is_apart):
+        super().__init__()
+        self.before, self.down, self.is_apart = nn.Linear(WIDTH, WIDTH), down, is_apart
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, x):
+        x = self.before(x)
+        queries, keys, values = self.query(self.down(x)), self.key(x), self.value(x)
+        if self.is_apart:
+            queries = queries[:, :, None]
+            keys, values = (each.unflatten(1, (-1, 2)) for each in (keys, values))
+        made = (queries @ keys.mT).softmax(-1) @ values
+        return (made[:, :, 0] if self.is_apart else made).tanh()
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+@pytest.mark.parametrize("down", FEWER)
+def test_what_makes_groups_that_ask_for_their_tokens_is_read(down, is_apart):
+    inspection = inspected(Asking(FEWER[down](), is_apart=is_apart), X)
+    assert any(name.startswith("down") for name in answered(inspection))
