@@ -73,6 +73,8 @@ class Operation:
 
 Operations = dict[tuple[str, int], list[Operation]]
 """The operations of every call of a module, in their order."""
+Sizes = tuple[int, int]
+"""Numbers of samples and of tokens."""
 Meet = Callable[[Node, Tensor], Tensor | None]
 """What is done at a node; a tensor that is returned replaces it."""
 
@@ -182,7 +184,7 @@ class Walk(Functions):
             if name in ("setitem", "copy") and sources and isinstance(args[0], Tensor):
                 self.made_by[args[0]] = sources[-1]
             return output
-        if not _has_numbers(output) or output.numel() < 2:
+        if not _has_numbers(output) or not output.ndim:
             return output
         path, call = self._stack[-1]
         known = self.operations.setdefault((path, call), [])
@@ -269,28 +271,35 @@ class Recording:
                 {node: values[own] for node, own in there if not node.path.startswith(inside)}
             )
 
-    def value(self, node: Node, shape: torch.Size, *, wide: bool = False) -> Found | None:
+    def value(
+        self, node: Node, shape: torch.Size, samples: int, *, wide: bool = False
+    ) -> Found | None:
         """Return what this run has at a node of the reference, perhaps before it was cast.
 
         None where it has none like it.
         """
         calls = self.wide if wide else self.calls
         parts = [values[node] for values in calls if node in values]
-        whole = parts[0] if len(parts) == 1 else joined(parts, shape)
+        whole = parts[0] if len(parts) == 1 else joined(parts, shape, samples)
         if whole is None or whole.shape != shape:
             return None
         return Found(whole, max((part.dtype for part in parts), key=lambda d: torch.finfo(d).eps))
 
 
-def joined(parts: Sequence[Tensor], shape: torch.Size) -> Tensor | None:
-    """Join parts along the axis on which they add up to ``shape``; None if there is none."""
+def joined(parts: Sequence[Tensor], shape: torch.Size, samples: int = 1) -> Tensor | None:
+    """Join parts along the axis on which they add up to ``shape``; None if there is none.
+
+    On the first axis the tokens of every sample may follow each other.
+    """
     if any(part.ndim != len(shape) for part in parts):
         return None
     for axis, size in enumerate(shape):
         rests = {(part.shape[:axis], part.shape[axis + 1 :]) for part in parts}
         is_rest = rests == {(shape[:axis], shape[axis + 1 :])}
         if is_rest and sum(part.shape[axis] for part in parts) == size:
-            return torch.cat(list(parts), dim=axis)
+            is_joined = axis == 0 and all(len(part) % samples == 0 for part in parts)
+            apart = [part.unflatten(axis, (samples if is_joined else 1, -1)) for part in parts]
+            return torch.cat(apart, dim=axis + 1).flatten(axis, axis + 1)
     return None
 
 
@@ -347,14 +356,15 @@ class Own:
         return float(self.change.abs().square().sum().sqrt()) / self.size if self.size else 0.0
 
 
-def by_token(values: Tensor, tokens: int) -> Float[Tensor, " token"]:
-    """Sum over all axes but that of tokens, which is none of the first where another one fits."""
-    axes = [axis for axis, size in enumerate(values.shape) if size == tokens]
-    later = [axis for axis in axes if axis]
-    if not later and (not axes or values.ndim > 1):
+def by_token(values: Tensor, samples: int, tokens: int) -> Float[Tensor, " token"]:
+    """Sum over all axes but that of tokens: a later one, or the first, joined with samples."""
+    axis = next((at for at, size in enumerate(values.shape) if at and size == tokens), None)
+    is_joined = values.ndim > 0 and len(values) % (samples * tokens) == 0
+    if axis is None and not is_joined:
         return values.sum().reshape(1)
-    axis = later[0] if later else 0
-    return values.movedim(axis, 0).reshape(values.shape[axis], -1).sum(dim=1)
+    if axis is None:
+        values, axis = values.unflatten(0, (samples, tokens, -1)), 1
+    return values.movedim(axis, 0).flatten(1).sum(dim=1)
 
 
 class Force:
@@ -364,16 +374,16 @@ class Force:
     """
 
     def __init__(
-        self, suspect: Recording, tokens: int, only: Collection[Node] | None = None
+        self, suspect: Recording, sizes: Sizes, only: Collection[Node] | None = None
     ) -> None:
-        self._suspect, self._tokens, self._only = suspect, tokens, only
+        self._suspect, self._sizes, self._only = suspect, sizes, only
         self.owns: dict[Node, Own] = {}
         self.met: dict[Node, torch.dtype] = {}
 
     def __call__(self, node: Node, computed: Tensor) -> Tensor | None:
         if self._only is not None and node not in self._only:
             return None
-        found = self._suspect.value(node, computed.shape)
+        found = self._suspect.value(node, computed.shape, self._sizes[0])
         if found is None:
             return None
         own = self._own(found, computed)
@@ -382,7 +392,7 @@ class Force:
         if not bool(own.change.any()):
             self.met[node] = found.kind
             return None
-        wide = self._suspect.value(node, computed.shape, wide=True)
+        wide = self._suspect.value(node, computed.shape, self._sizes[0], wide=True)
         if wide is not None and torch.finfo(wide.kind).eps < torch.finfo(found.kind).eps:
             before = self._own(wide, computed)
             if before is not None and bool(before.change.any()):
@@ -401,11 +411,11 @@ class Force:
         change = value - computed
         if not bool((value.abs() < MASKING).all() & (computed.abs() < MASKING).all()):
             return None
-        tokens = by_token(change.abs().square(), self._tokens)
-        sizes = by_token(computed.abs().square(), self._tokens)
+        tokens = by_token(change.abs().square(), *self._sizes)
+        sizes = by_token(computed.abs().square(), *self._sizes)
         size = float(sizes.sum().sqrt())
         sizes = torch.maximum(sizes, sizes.mean().clamp_min(torch.finfo(sizes.dtype).tiny))
-        gains = by_token((change * computed.conj()).real, self._tokens) / sizes
+        gains = by_token((change * computed.conj()).real, *self._sizes) / sizes
         return Own(change, size, (tokens / sizes).sqrt(), gains, found.kind)
 
 
@@ -419,11 +429,11 @@ class Inject:
     def __init__(
         self,
         owns: Mapping[Node, Own],
-        tokens: int,
+        sizes: Sizes,
         factor: Tensor,
         heads_of: Callable[[Node], tuple[int, int] | None],
     ) -> None:
-        self._owns, self._tokens, self._factor = owns, tokens, factor
+        self._owns, self._sizes, self._factor = owns, sizes, factor
         self._heads_of = heads_of
         self.moved: Moved = {}
 
@@ -435,7 +445,7 @@ class Inject:
 
         def note(adjoint: Tensor) -> None:
             product = (adjoint.conj() * own.change).real.detach()
-            self.moved["tokens", node] = by_token(product, self._tokens)
+            self.moved["tokens", node] = by_token(product, *self._sizes)
             heads = self._heads_of(node)
             by_head = None if heads is None else _by_head(product, *heads)
             if by_head is not None:

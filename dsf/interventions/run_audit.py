@@ -281,10 +281,15 @@ class _Audit:
             )
 
     @property
-    def _tokens(self) -> int:
+    def _sizes(self) -> two_runs.Sizes:
         parts = (self._given.named.get(IDS), *self._given.inputs, *self._given.named.values())
-        sizes = (part.shape[1] for part in parts if isinstance(part, Tensor) and part.ndim > 1)
-        return next(sizes, 1)
+        sizes = (part.shape[:2] for part in parts if isinstance(part, Tensor) and part.ndim > 1)
+        samples, tokens = next(sizes, (1, 1))
+        return samples, tokens
+
+    @property
+    def _tokens(self) -> int:
+        return self._sizes[1]
 
     def _called(self, model: nn.Module, walk: Walk) -> Any:
         inputs, named = self._like(model)
@@ -419,7 +424,7 @@ class _Audit:
         self, recording: two_runs.Recording, only: Collection[Node] | None = None
     ) -> two_runs.Force:
         """Run the reference with the values of another run."""
-        force = two_runs.Force(recording, self._tokens, only)
+        force = two_runs.Force(recording, self._sizes, only)
         with torch.no_grad():
             self._called(self._model, Walk(self._model, self._scopes, force))
         self.passes += 1
@@ -439,7 +444,7 @@ class _Audit:
         """
         kind, twin = dtype_of(self._kind.module), self._given.model
         if not self._kind.is_other or kind is torch.float64:
-            return two_runs.Force(two_runs.Recording(), self._tokens)
+            return two_runs.Force(two_runs.Recording(), self._sizes)
         computed = {
             name: part.dtype
             for name, part in self._kind.module.named_buffers()
@@ -450,13 +455,13 @@ class _Audit:
 
     def _moved(self, of: Any, points: int) -> two_runs.Moved:
         """What every own moves, averaged over points of the way between the runs."""
-        found, steps = two_runs.Moved(), self._tokens
+        found = two_runs.Moved()
         places, weights = np.polynomial.legendre.leggauss(points)
         for at, weight in zip((1 + places) / 2, weights / 2, strict=True):
             with torch.enable_grad():
                 factor = torch.tensor(float(at), dtype=torch.float64, requires_grad=True)
                 heads_of = lambda node: self._widths.get(self._stages.layer_of(node))  # noqa: E731
-                inject = two_runs.Inject(self._forced.owns, steps, factor, heads_of)
+                inject = two_runs.Inject(self._forced.owns, self._sizes, factor, heads_of)
                 walk = Walk(self._model, self._scopes, inject)
                 out: Any = targets.put_out(self._called(self._model, walk))
                 of.pair(out).sum().backward()

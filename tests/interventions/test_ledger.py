@@ -367,3 +367,40 @@ def test_common_subsequences_are_the_longest():
         assert all(one[i] == other[j] for i, j in pairs)
         assert pairs == sorted(pairs)
         assert len(pairs) == longest(one, other)
+
+
+def tiny_gpt2(**changes):
+    sizes = {"vocab_size": 29, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    sizes |= {"bos_token_id": 0, "eos_token_id": 0}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **changes)).eval()
+
+
+@pytest.mark.parametrize("decode", [None, 3])
+def test_samples_and_tokens_on_one_axis_are_told_apart(decode):
+    """GPT-2 multiplies matrices of all tokens of all samples, call by call."""
+    model, ids = tiny_gpt2(), torch.arange(3, 21).reshape(2, 9)
+    ledger = dsf.audit(model, input_ids=ids, dtype="bfloat16", decode=decode)
+    assert ledger.is_healthy, ledger.sentence
+    assert abs(ledger.residual) <= 0.01 * abs(ledger.actual)
+    for row in ledger.rows:
+        assert sum(row.tokens) == pytest.approx(row.share, rel=1e-6, abs=1e-12)
+    fork = copy.deepcopy(model)
+    fork.transformer.h[1].mlp.c_fc.register_forward_hook(
+        lambda _m, _i, out: out + (torch.arange(3, 21).reshape(2, 9, 1) == 16) * 0.1
+    )
+    if decode is None:
+        row = dsf.audit(model, input_ids=ids, suspect=fork).rows[0]
+        assert (row.layer, row.accused, row.first) == ("transformer.h.1.mlp", True, 4)
+
+
+def test_a_step_with_one_channel_has_the_operations_of_the_whole_run():
+    """Rotary positions of two channels negate one number of one token."""
+    sizes = {"hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = transformers.GPTNeoXConfig(vocab_size=29, num_hidden_layers=1, **sizes)
+        model = transformers.GPTNeoXForCausalLM(config).eval()
+    ledger = dsf.audit(model, input_ids=torch.arange(9)[None], decode=8)
+    assert ledger.is_healthy, ledger.sentence
