@@ -370,13 +370,15 @@ def by_token(values: Tensor, samples: int, tokens: int) -> Float[Tensor, " token
 class Force:
     """Replaces the nodes of a reference by those of a suspect, or ``only`` some of them.
 
-    ``owns`` are those that are not zero; ``met`` has the suspect's number type of all.
+    ``owns`` are those that are not zero; ``met`` has the suspect's number type of all, and
+    ``overflow`` is the first that is not finite there alone, with how often it is so at each token.
     """
 
     def __init__(
         self, suspect: Recording, sizes: Sizes, only: Collection[Node] | None = None
     ) -> None:
         self._suspect, self._sizes, self._only = suspect, sizes, only
+        self.overflow: tuple[Node, Tensor] | None = None
         self.owns: dict[Node, Own] = {}
         self.met: dict[Node, torch.dtype] = {}
 
@@ -388,6 +390,9 @@ class Force:
             return None
         own = self._own(found, computed)
         if own is None:
+            odd = ~found.value.isfinite()
+            if self.overflow is None and bool(odd.any()) and bool(computed.isfinite().all()):
+                self.overflow = node, by_token(odd.double(), *self._sizes)
             return None
         if not bool(own.change.any()):
             self.met[node] = found.kind

@@ -8,7 +8,7 @@ import typer
 
 from dsf.cli import options as shared
 from dsf.cli.command import FAILED, WELL, Answer, Run, Work
-from dsf.cli.early_checks import check_call, check_model
+from dsf.cli.early_checks import check_call, check_file, check_model
 from dsf.interventions.edits import state_type
 
 ENDINGS = (".json", ".xml", ".txt", ".png", ".svg", ".pdf")
@@ -68,6 +68,8 @@ def audit(
         shared.exclude_each_other(recorded=recorded, **{option: value})
     if out is not None and out.suffix not in ENDINGS:
         raise ValueError(f"--out: expected a name that ends in {', '.join(ENDINGS)}, got {out}.")
+    if out is not None:
+        check_file(out, "--out")
     if state_dtype is not None:
         state_type("audit", "--state-dtype", state_dtype)
     target, against = asked.tokens(prompt) or (None, None)

@@ -164,7 +164,7 @@ class ModelInput:
         return {"on loading": " ".join(self.notes)} if self.notes else {}
 
 
-def numbers_in(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+def numbers_in(inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
     return named.get(IDS, inputs[0] if inputs else None)
 
 
@@ -219,7 +219,7 @@ def model_input(
         named = {**_encoded(tokenizer, text, messages, where), **named}
     if device is not None:
         inputs, named = mapped((inputs, named), lambda part: part.to(device))
-    if options.get("generate"):
+    if "generate" in options:
         inputs, named = (), _generated(model, inputs, named, options["generate"], where)
     numbers, tokens = numbers_in(inputs, named), None
     if tokenizer is not None and isinstance(numbers, Tensor) and not numbers.is_floating_point():
@@ -392,7 +392,7 @@ def _check_names(model: nn.Module, named: Iterable[str], where: str) -> None:
             )
 
 
-def hint(model: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> str:
+def hint(model: nn.Module, inputs: Sequence[Any], named: Mapping[str, Any]) -> str:
     """A sentence with the cure; empty where the numbers are not to blame."""
     if getattr(model, "main_input_name", None) != IDS:
         return ""
@@ -497,30 +497,37 @@ def run(  # noqa: PLR0913 (what a run is called with, and what listens to it)
     ):
         for one in kept:
             hooks.enter_context(one.register_forward_pre_hook(keep))
-        try:
+        with explained(model, inputs, named):
             output = model(*inputs, **named)
             if tracker is not None:
                 tracker.finish(output)
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise memory_ran_out(f"{described(model)}: its run", error) from error
-            given = {f"input {k}": part for k, part in enumerate(inputs)} | named
-            listed = ", ".join(
-                f"{name} {tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}"
-                if isinstance(part, Tensor)
-                else f"{name} {type(part).__name__}"
-                for name, part in given.items()
-            )
-            reason = f"{type(error).__name__}: {error}".rstrip(". \n")
-            cure = hint(model, inputs, named) or (
-                "Try to call the model itself with the same inputs; inspect passes them on "
-                f"unchanged, and runs it under torch.no_grad().{_wants_a_card(model)}"
-            )
-            raise InspectionError(
-                f"{described(model)} could not be run on its inputs "
-                f"({listed or 'none were given'}): {reason}. {cure}"
-            ) from error
     return calls
+
+
+@contextmanager
+def explained(model: nn.Module, inputs: Sequence[Any], named: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, an error of a run of the model says what it was called with, and the cure."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise memory_ran_out(f"{described(model)}: its run", error) from error
+        given = {f"input {k}": part for k, part in enumerate(inputs)} | dict(named)
+        listed = ", ".join(
+            f"{name} {tuple(part.shape)} {str(part.dtype).removeprefix('torch.')}"
+            if isinstance(part, Tensor)
+            else f"{name} {type(part).__name__}"
+            for name, part in given.items()
+        )
+        reason = f"{type(error).__name__}: {error}".rstrip(". \n")
+        cure = hint(model, inputs, named) or (
+            "Try to call the model itself with the same inputs; dsf passes them on unchanged, and "
+            f"runs it under torch.no_grad().{_wants_a_card(model)}"
+        )
+        raise InspectionError(
+            f"{described(model)} could not be run on its inputs "
+            f"({listed or 'none were given'}): {reason}. {cure}"
+        ) from error
 
 
 def _wants_a_card(model: nn.Module) -> str:

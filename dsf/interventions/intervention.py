@@ -33,7 +33,7 @@ from dsf.inspection.errors import InspectionError, ReconstructionError
 from dsf.inspection.examine import sequences
 from dsf.inspection.families.registry import Known, known_modules
 from dsf.inspection.model_input import model_input, run, tokens_shown
-from dsf.inspection.rebuild import Limits, captured_layers, rebuild
+from dsf.inspection.rebuild import Limits, captured_layers, layer_names, rebuild
 from dsf.inspection.results.layers import InspectedLayer, Inspection
 from dsf.inspection.results.saving import save
 from dsf.inspection.seen_attentions import CallKey, key_of
@@ -226,7 +226,7 @@ class Planned:
         mixer = self.adapter.read(captured)
         plain = respond(mixer.system(), mixer.signal())
         clean = self.adapter.finished(captured, mixer, plain)
-        subject = EditedMixer(self.name, mixer, self.sources, self.has_samples)
+        subject = EditedMixer(captured.name, mixer, self.sources, self.has_samples)
         edited = edited_response(subject, self.edits, plain)
         changed = self.adapter.finished(captured, mixer, edited)
         moved = changed != clean
@@ -255,18 +255,19 @@ class LiveModel:
         within: Chosen = None,
     ) -> list[dict[CallKey, Planned]]:
         """For every changed run which calls are edited and how, once all edits were tried."""
-        names = [call.name for call, *_ in self._found]
-        inside, chosen = chosen_layers(names, within), []
+        names = [layer_names(*each[:3]) for each in self._found]
+        every = [name for several in names for name in several]
+        inside, chosen = chosen_layers(every, within), []
         for number, edits in enumerate(wanted):
             with _named(number, edits, wanted):
-                chosen.append([chosen_layers(names, edit.layer) & inside for edit in edits])
+                chosen.append([chosen_layers(every, edit.layer) & inside for edit in edits])
         plans: list[dict[CallKey, Planned]] = [{} for _ in wanted]
         limits = Limits(guarded=dtype_of(self._model) is torch.float64)
-        for call, adapter, family, key in self._found:
+        for (call, adapter, family, key), several in zip(self._found, names, strict=True):
             there: dict[int, tuple[Edit, ...]] = {}
             for number, (edits, layers) in enumerate(zip(wanted, chosen, strict=True)):
                 pairs = zip(edits, layers, strict=True)
-                if mine := tuple(edit for edit, those in pairs if call.name in those):
+                if mine := tuple(edit for edit, those in pairs if those.intersection(several)):
                     there[number] = mine
             if not there:
                 continue
@@ -281,7 +282,9 @@ class LiveModel:
             keep(layer)
             for number, mine in there.items():
                 with _named(number, wanted[number], wanted):
-                    edited_response(EditedMixer(call.name, layer.mixer, sources, has_samples), mine)
+                    edited_response(
+                        EditedMixer(layer.name, layer.mixer, sources, has_samples), mine
+                    )
                 plans[number][key] = Planned(
                     name=call.name,
                     mixer=type(layer.mixer),

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from dsf.inspection.errors import InspectionError
+from dsf.inspection.model_input import explained
 from dsf.interventions.kept_keys import (
     IGNORED,
     KeptForm,
@@ -170,6 +171,11 @@ def _planned_attention(
             f"{path}: 'attention_mask' expected texts without padding, got a mask that hides "
             "tokens. Run texts of different lengths one by one."
         )
+    if value.shape[1] != len(forms):
+        raise ValueError(
+            f"{path}: expected {len(forms)} key-value groups, as the plan has, got "
+            f"{value.shape[1]}. Apply the plan to the model it was made of."
+        )
     if isinstance(key, Tensor):  # without a cache
         layer = LinearisedLayer(forms)
         if key.shape[-2] != query.shape[-2]:
@@ -277,10 +283,13 @@ def recorded(
         found[path] = (grouped, key[0].detach(), value[0].detach(), gate)
         return (response + gate).transpose(1, 2), None
 
-    paths = [name for name, module in model.named_modules() if hasattr(module, "layer_idx")]
+    modules: dict[str, Any] = dict(model.named_modules())
+    paths = [name for name, module in modules.items() if hasattr(module, "layer_idx")]
     copied = twin(model, {path: partial(attention, path) for path in paths})
-    with torch.inference_mode(False), torch.enable_grad():
-        logits = copied(input_ids=text[None].clone(), use_cache=False).logits[0]
+    named = {"input_ids": text[None], "use_cache": False}
+    with torch.enable_grad():
+        with explained(copied, (), named):
+            logits = copied(**named).logits[0]
         if not found:
             raise InspectionError(
                 "linearise: 'model' expected softmax attention through transformers' attention "
@@ -288,6 +297,13 @@ def recorded(
                 f"{type(model).__name__}, which has none. For recurrent layers there is "
                 "dsf.interventions.reduce_states."
             )
+        caches = DynamicCache(config=copied.config).layers
+        for path in found:
+            if isinstance(caches[modules[path].layer_idx], LinearAttentionCacheLayerMixin):
+                raise InspectionError(
+                    f"linearise: {path} expected a cache of keys and values alone, got one that "
+                    "holds a recurrent state as well, of which no part can be kept."
+                )
         loss = cross_entropy(full_precision(logits[:-1]), labels[1:], ignore_index=IGNORED)
         gradients = torch.autograd.grad(loss, [gate for *_, gate in found.values()])
     counted = int((labels[1:] != IGNORED).sum())

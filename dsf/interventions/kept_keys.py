@@ -80,8 +80,8 @@ class KeptForm:
             if len(names) == len(numbers) and form.window:
                 return form
         raise ValueError(
-            "linearise: a form is keep, Window(w), SinkWindow(s, w) or SinkWindowState(s, w, r) "
-            f"with whole numbers and w above 0, got {text!r}."
+            "linearise: 'candidates' expected the form keep, Window(w), SinkWindow(s, w) or "
+            f"SinkWindowState(s, w, r) with whole numbers and w above 0, got {text!r}."
         )
 
     def __str__(self) -> str:

@@ -15,6 +15,7 @@ from dsf.inspection.choice import Chosen, chosen_heads, chosen_layers, each_chos
 from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.saving import save
 from dsf.inspection.results.table import Table, aligned
+from dsf.runtime.files import replace_file
 
 NUMBERED = re.compile(r"(?:[^.]+\.)*?(\d+)(?![^.])")
 """The path of a block: up to its first part that is a number."""
@@ -121,7 +122,8 @@ class Ledger:
         Raises:
             InspectionError: if no mixer has such a head.
         """
-        rows, left_out, others, missing = [], [], [], None
+        rows, left_out, others = [], [], []
+        missing = InspectionError(f"heads: expected stages with heads for {heads!r}, got none.")
         for row in self.rows:
             if not row.by_head:
                 rows.append(row)
@@ -137,7 +139,7 @@ class Ledger:
                 continue
             strongest = tuple(head for head in row.heads if head in chosen)
             rows.append(replace(row, share=share, heads=strongest, tokens=()))
-        if missing is not None and not any(row.by_head for row in rows):
+        if self.rows and not any(row.by_head for row in rows):
             raise missing
         if others:
             nothing = LedgerRow("", "", 0.0, 0.0, 0.0, self.total, None, False)
@@ -234,20 +236,21 @@ class Ledger:
         path = Path(path)
         if not path.suffix or path.is_dir():
             return save(self, path)
-        if path.suffix in (".png", ".svg", ".pdf"):
-            self.figure().savefig(path)
-            return path
-        texts: dict[str, Callable[[], str]] = {
+        figures = dict.fromkeys((".png", ".svg", ".pdf"), self.figure)
+        kinds: dict[str, Callable[[], Any]] = {
             ".json": lambda: json.dumps(self.to_json(), indent=1),
             ".xml": self.to_junit,
             ".txt": lambda: f"{self}\n",
+            **figures,
         }
-        if path.suffix not in texts:
+        if path.suffix not in kinds:
             raise ValueError(
-                f"Ledger.save: 'path' expected an ending of {', '.join(texts)}, got {path.name!r}."
+                f"Ledger.save: 'path' expected an ending of {', '.join(kinds)}, got {path.name!r}."
             )
-        path.write_text(texts[path.suffix](), encoding="utf-8")
-        return path
+        made = kinds[path.suffix]()
+        if path.suffix in figures:
+            return replace_file(path, made.savefig)
+        return replace_file(path, lambda draft: draft.write_text(made, encoding="utf-8"))
 
     def figure(self) -> Any:
         """Return a figure of matplotlib: shares over depth, and over tokens."""

@@ -30,6 +30,8 @@ from dsf.interventions.kept_keys import (
     fitted,
     full_precision,
 )
+from dsf.runtime.argument_checks import checked
+from dsf.runtime.shapes import at_least
 
 WINDOWS = tuple(2**power for power in range(1, 13))
 """Windows of the default candidates, as far as they are shorter than the texts."""
@@ -103,6 +105,7 @@ class LinearisationPlan:
         """Bytes of the cache that keeps everything, at the length of the texts."""
         return sum(max(row.bytes for row in rows) for rows in self.candidates)
 
+    @checked
     def within(
         self, *, harm: float | None = None, bytes: int | float | None = None
     ) -> "LinearisationPlan":
@@ -116,6 +119,7 @@ class LinearisationPlan:
         *_, last = _path(self.candidates, harm, most)
         return replace(self, rows=last, measured=None)
 
+    @checked
     def applied(self, model: nn.Module) -> Any:
         """Return a model of the same class that keeps only what the plan keeps.
 
@@ -124,7 +128,8 @@ class LinearisationPlan:
         read in chunks with ``generate(..., prefill_chunk_size=512)``.
 
         Raises:
-            ValueError: if the model has not the layers and groups of the plan.
+            ValueError: if the model has not the layers of the plan; or, when it is called, if it
+                has other groups.
         """
         from dsf.interventions.kept_cache import linearised
 
@@ -199,6 +204,8 @@ class LinearisationPlan:
         )
 
 
+@checked
+@torch.inference_mode(False)
 def linearise(
     model: nn.Module | str | Path,
     *inputs: Any,
@@ -249,21 +256,27 @@ def linearise(
         torch.Size([4, 18])
     """
     _check_budget(harm, bytes)
+    at_least(0, "linearise", "rounds", rounds)
     from dsf.interventions.kept_cache import recorded
 
     given = model_input(model, inputs, named, where="linearise")
     texts = _texts(given.numbers, given.named)
     longest = max(len(text) for text, _ in texts)
     forms = _forms(candidates, longest)
+    runs = [recorded(given.model, *text) for text in texts]
+    groups = [(path, group) for path, maps in runs[0].items() for group in range(len(maps.key))]
     if begin is None:
-        runs = [recorded(given.model, *text) for text in texts]
         states: dict[str, StateFeatures] = {}
-        found = []
-        for path, first in runs[0].items():
-            for group in range(len(first.key)):
-                maps = [run[path].of(group) for run in runs]
-                found.append(_measured(path, group, maps, forms, longest, states))
+        found = [
+            _measured(path, group, [run[path].of(group) for run in runs], forms, longest, states)
+            for path, group in groups
+        ]
         begin = LinearisationPlan((), tuple(found), longest, states)
+    elif [(rows[0].layer, rows[0].head) for rows in begin.candidates] != groups:
+        raise ValueError(
+            "linearise: 'begin' expected a plan for the layers and groups of this model, got one "
+            "for others. Leave it out."
+        )
     plan = begin.within(harm=harm, bytes=bytes)
     tried = [plan]
     for _ in range(rounds):

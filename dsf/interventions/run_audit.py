@@ -35,6 +35,7 @@ from dsf.inspection.model_input import (
     IDS,
     MASK,
     ModelInput,
+    explained,
     model_input,
     number_type,
     tokens_shown,
@@ -90,6 +91,7 @@ HEADS_SHARE = 0.9
 
 
 @checked
+@torch.inference_mode(False)
 def audit(  # noqa: PLR0913 (one for each kind of run)
     model: nn.Module | str | Path,
     *inputs: Any,
@@ -238,7 +240,13 @@ def _between(name: str, part: Any, start: int, stop: int, steps: int) -> Any:
 
 
 def _run(model: nn.Module, inputs: Any, named: dict[str, Any], walk: Walk) -> Any:
-    with torch.random.fork_rng(), plain_experts(model), guarded(model), walk.watching():
+    with (
+        torch.random.fork_rng(),
+        plain_experts(model),
+        guarded(model),
+        walk.watching(),
+        explained(model, inputs, named),
+    ):
         return model(*lent(inputs), **lent(named))
 
 
@@ -272,13 +280,37 @@ class _Audit:
         if kind.recorded is None:
             self._recording = self._recorded(kind.module, kind.decode, kind.state)
         else:
-            self._recording = _read(kind.recorded, output, self._clean)
+            self._recording = _read(kind.recorded, self._clean)
+        found = self._recording.output
+        if found is None or found.shape != output.shape:
+            got = "none" if found is None else f"the sizes {tuple(found.shape)}"
+            raise InspectionError(
+                "audit: the run under suspicion expected logits of the sizes "
+                f"{tuple(output.shape)}, as the reference has, got {got}."
+            )
         self._forced = self._force(self._recording)
+        self._check_finite(found)
         if not self._forced.met:
             raise InspectionError(
                 f"audit: the two runs of {type(given.model).__name__} have no module in common. "
                 "Are the names of the parts the same?"
             )
+
+    def _check_finite(self, output: Tensor) -> None:
+        """Raise an error that names where a run begins to have numbers that are not finite."""
+        if bool(output.isfinite().all()):
+            return
+        where = "its logits"
+        if self._forced.overflow is not None:
+            node, tokens = self._forced.overflow
+            layer, stage = self._stages.place(node)
+            since = _first(tokens, 0.0)
+            where = f"{layer}, {stage}" + ("" if since is None else f", token {since}")
+        raise InspectionError(
+            f"audit: the run under suspicion is not finite from {where} on, where the reference "
+            "is, so that its change has no shares. Use a number type of a wider range, such as "
+            "bfloat16."
+        )
 
     @property
     def _sizes(self) -> two_runs.Sizes:
@@ -298,7 +330,7 @@ class _Audit:
 
     def _decoded(self, model: nn.Module, last: int, walk: Walk, keep: Callable[[], None]) -> Any:
         """Run a model on all but the last tokens, and then on these, one at a time."""
-        steps = self._tokens
+        samples, steps = self._sizes
         if not 0 < last < steps:
             raise ValueError(
                 f"audit: 'decode' expected 1 to {steps - 1} of the {steps} tokens, got {last}."
@@ -308,29 +340,32 @@ class _Audit:
                 f"audit: 'decode' expected a model of one sequence, got {type(model).__name__}, "
                 "which has an encoder and a decoder. Leave it out."
             )
+        known = signature(model.forward).parameters
+        takes = next((name for name in CACHES if name in known), None)
         inputs, named = self._like(model)
         if inputs:
             named = {IDS: inputs[0], **named}
         outputs: list[Any] = []
         cache: dict[str, Any] = {}
-        bounds = [0, *range(steps - last, steps + 1)]
-        if POSITIONS in signature(model.forward).parameters and POSITIONS not in named:
-            ids = named[IDS]
-            named = {POSITIONS: torch.arange(steps, device=ids.device).expand_as(ids), **named}
-        for start, stop in pairwise(bounds):
+        if POSITIONS in known:
+            device = next(model.parameters()).device
+            positions = torch.arange(steps, device=device).expand(samples, -1)
+            named = {POSITIONS: positions, **named}
+        for start, stop in pairwise([0, *range(steps - last, steps + 1)]):
             part = {name: _between(name, each, start, stop, steps) for name, each in named.items()}
             walk.start(stop - start)
-            out = _run(model, (), {**part, **cache, "use_cache": True}, walk)
-            keep()
-            outputs.append(targets.put_out(out))
-            taken = [name for name in CACHES if name in signature(model.forward).parameters]
+            out = (
+                {} if takes is None else _run(model, (), {**part, **cache, "use_cache": True}, walk)
+            )
             found = [out[name] for name in CACHES if isinstance(out, dict) and name in out]
-            if not taken or not found:
+            if takes is None or not found:
                 raise InspectionError(
                     "audit: 'decode' expected a model that returns a cache, got "
                     f"{type(model).__name__}, which returns none of {', '.join(CACHES)}."
                 )
-            cache = {taken[0]: found[0]}
+            keep()
+            outputs.append(targets.put_out(out))
+            cache = {takes: found[0]}
         full = outputs[0]
         if full is None or full.ndim < 3:
             return full
@@ -345,7 +380,6 @@ class _Audit:
         inputs, named = tree_map_only(Tensor, fit, (self._given.inputs, self._given.named))
         return inputs, named
 
-    @torch.inference_mode(False)
     def ledger(self, target: Target | None, against: Target | None, position: Positions) -> Ledger:
         given, output, owns = self._given, self._output, self._forced.owns
         shown = tokens_shown(given.inputs, given.named)
@@ -403,7 +437,9 @@ class _Audit:
             if state is None:
                 found.output = targets.put_out(self._called(model, walk))
             else:
-                edited += [each.name for each in self._layers if is_recurrent(each.mixer.system())]
+                edited += [
+                    call_of(each)[0] for each in self._layers if is_recurrent(each.mixer.system())
+                ]
                 if not edited:
                     raise InspectionError(
                         "audit: 'state_dtype' expected a model with recurrent states, got "
@@ -621,7 +657,7 @@ def _place(stages: Stages, forced: two_runs.Force, node: Node) -> Place:
     return (*states, *places, stages.place(node))[0]
 
 
-def _read(folder: Path, output: Tensor, reference: Walk) -> two_runs.Recording:
+def _read(folder: Path, reference: Walk) -> two_runs.Recording:
     """Outputs that another engine wrote, by the names of its modules."""
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [folder]
     if not files or not all(file.is_file() for file in files):
@@ -635,12 +671,8 @@ def _read(folder: Path, output: Tensor, reference: Walk) -> two_runs.Recording:
                 part = opened.get_tensor(name)
                 values |= dict.fromkeys((Node(name, 0, "out "), Node(name, 0, "out [0]")), part)
     logits = values.get(Node("logits", 0, "out "))
-    if logits is None or logits.shape != output.shape:
-        found = "none" if logits is None else f"the sizes {tuple(logits.shape)}"
-        raise InspectionError(
-            f"audit: 'recorded' expected a tensor 'logits' of the sizes {tuple(output.shape)}, got "
-            f"{found}."
-        )
+    if logits is None:
+        raise InspectionError("audit: 'recorded' expected a tensor 'logits', got none.")
     values[Node("", 0, "out ['logits']")] = logits
     recording = two_runs.Recording(output=logits)
     recording.add(values, {}, reference)

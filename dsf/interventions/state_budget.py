@@ -25,6 +25,7 @@ from dsf.inspection.errors import InspectionError
 from dsf.inspection.results.table import Table
 from dsf.interventions import edits
 from dsf.interventions.edits import RoundState
+from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import at_least
 from dsf.systems import algebra
 from dsf.systems.coefficient import TokenSlots, dense_of
@@ -282,6 +283,7 @@ class StatePlan:
 
     def uniform(self, bits: int) -> "StatePlan":
         """Return the plan that stores every state with the same number of bits."""
+        at_least(CHOICES[0], "uniform", "bits", bits)
         return StatePlan(tuple(_with_bits(row, bits) for row in self.rows))
 
     def within(self, bytes: int) -> "StatePlan":
@@ -293,6 +295,7 @@ class StatePlan:
         Raises:
             ValueError: if the smallest number of bits does not fit.
         """
+        at_least(1, "within", "bytes", bytes)
         rows: list[StateRow] = []
         steps: list[tuple[float, int, StateRow, StateRow]] = []
         for at, row in enumerate(self.rows):
@@ -314,6 +317,7 @@ class StatePlan:
                 rows[at] = more
         return StatePlan(tuple(rows))
 
+    @checked
     def applied(self, model: nn.Module) -> "RoundedModel":
         """Return a module that runs ``model`` with its states rounded as planned."""
         return RoundedModel(model, self.edits)
@@ -377,17 +381,20 @@ def plan_state(model: nn.Module | str | Path, *inputs: Any, bytes: int, **named:
             f"{found.inspection.model}, which has none."
         )
     noise: dict[str, Tensor] = {}
-    if found.logits is None:
-        raise InspectionError("plan_state: 'model' expected a model that returns logits, got none.")
+    if found.logits is None or found.logits.shape[-1] < 2:
+        raise InspectionError(
+            "plan_state: 'model' expected a model that returns logits of two tokens or more, got "
+            "none."
+        )
     top = found.logits.topk(2, dim=-1).indices
-    count, rng = PROBES * top.shape[1], torch.Generator().manual_seed(0)
+    count, rng = PROBES * top[..., 0].numel(), torch.Generator().manual_seed(0)
     for _ in range(PROBES):
         # The mean square of a sum with random signs is the sum of the squares.
-        signs = torch.randint(2, top.shape[:2], generator=rng).to(top.device) * 2.0 - 1
+        signs = torch.randint(2, top.shape[:-1], generator=rng).to(top.device) * 2.0 - 1
 
         def margins(logits: Tensor, signs: Tensor = signs) -> Tensor:
             first, second = logits.gather(-1, top).unbind(dim=-1)
-            return (signs * (first - second)).sum(dim=-1)
+            return (signs * (first - second)).reshape(len(first), -1).sum(dim=-1)
 
         share = found.attribute(margins)
         for layer in layers:

@@ -78,3 +78,9 @@ def test_chosen_heads_keep_their_numbers():
     with pytest.raises(ValueError, match="key"):
         whole.erasers(query=2, key=9)
     assert whole.erasers(query=-1, key=-3)[-1].token == 31
+    for odd in ({"query": "a"}, {"query": 9.5}, {"key": None}, {"head": "a"}, {"sample": 0.5}):
+        with pytest.raises(TypeError, match=f"'{next(iter(odd))}'"):
+            whole.erasers(**{"query": 9, "key": 2, **odd})
+    for odd in ("a", 1.5, None):
+        with pytest.raises(TypeError, match="'query'"):
+            dsf.inspect(folder("qwen3_next"), **kept).erasers(query=odd)

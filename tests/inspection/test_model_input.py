@@ -116,7 +116,11 @@ WRONG = {
     "messages": [((), {"messages": [{"role": "user", "content": "x"}]})],
     "revision": [((TEXT,), {"revision": "main"})],
     "device": [((TEXT,), {"device": "tpu"}), ((TEXT,), {"device": 3.5})],
-    "generate": [((TEXT,), {"generate": 0.5}), (([TEXT, SHORT],), {"generate": 2})],
+    "generate": [
+        ((TEXT,), {"generate": 0}),
+        ((TEXT,), {"generate": 0.5}),
+        (([TEXT, SHORT],), {"generate": 2}),
+    ],
     "input_ids": [((TEXT,), {"input_ids": torch.ones(1, 2, dtype=torch.long)})],
 }
 

@@ -13,6 +13,7 @@ from dsf.inspection.families.registry import known_modules
 from dsf.inspection.model_input import run
 from dsf.models import NAMES, folder, recall
 from tests.inspection.families import tiny_models
+from tests.interventions.recurrent_classifier import VECTORS, RecurrentClassifier
 
 transformers = pytest.importorskip("transformers")
 
@@ -262,3 +263,21 @@ def test_an_effect_on_a_number_that_is_not_linear_is_that_of_the_function(linear
     assert result.effect(divergence).abs().min() > 0
     with pytest.raises(ValueError, match="one number for each"):
         result.effect(lambda output: output[0])
+
+
+def test_an_edit_names_a_layer_as_the_inspection_does():
+    """An LSTM is one module, whose layers have names of their own."""
+    model = RecurrentClassifier().double()
+    vectors = VECTORS.double()
+    first, second = dsf.inspect(model, vectors), dsf.inspect(model, vectors.flip(0))
+    name = first[1].name
+    by_name, by_path, by_number = (
+        dsf.intervene(model, vectors, edits=edits.Ablate(layer, heads=[2])).output
+        for layer in (name, "layers.1", 1)
+    )
+    assert by_name.equal(by_path)
+    assert by_name.equal(by_number)
+    put = dsf.intervene(model, vectors, edits=edits.ValueFrom(name, other=second))
+    assert not put.output.equal(put.clean)
+    same = dsf.intervene(model, vectors, edits=edits.ValueFrom(name, other=first))
+    close(same.output, same.clean)

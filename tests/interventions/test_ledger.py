@@ -13,6 +13,7 @@ from dsf.models import folder
 from tests.inspection.families.tiny_models import FAMILIES, build
 from tests.inspection.families.tiny_models import inputs as tiny_inputs
 from tests.interventions.planted_faults import DECODED, FAULTS, PADDED, planted
+from tests.interventions.recurrent_classifier import VECTORS, RecurrentClassifier
 
 transformers = pytest.importorskip("transformers")
 TOKENS, DECODE, PAD = 40, 6, 5
@@ -289,8 +290,23 @@ def test_a_ledger_in_other_forms(tmp_path):
     assert all(row.share == whole[row.layer, row.stage].by_head[1] for row in headed)
     with pytest.raises(dsf.inspection.InspectionError, match="heads"):
         ledger.of_heads(7)
-    with pytest.raises(ValueError, match="path"):
+    headless = dataclasses.replace(ledger, rows=tuple(r for r in ledger.rows if not r.by_head))
+    with pytest.raises(dsf.inspection.InspectionError, match="heads"):
+        headless.of_heads(0)
+    with pytest.raises(ValueError, match=r"path.*\.json.*\.png"):
         ledger.save(tmp_path / "ledger.doc")
+    for name in ("new/ledger.json", "new/ledger.png"):
+        assert ledger.save(tmp_path / name).stat().st_size
+
+
+def test_a_ledger_whose_writing_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    ledger = dsf.audit(model_of("llama"), **inputs_of("", 4), dtype="bfloat16")
+    path = ledger.save(tmp_path / "ledger.txt")
+    before = path.read_text()
+    monkeypatch.setattr(type(path), "write_text", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ledger.save(path)
+    assert path.read_text() == before
 
 
 def test_an_accusation_is_not_lost_with_the_heads_that_are_left_out():
@@ -346,6 +362,47 @@ def test_a_model_without_chunks_or_states_has_none_to_change():
     for options in ({"chunk": 4}, {"state_dtype": "bfloat16"}):
         with pytest.raises(dsf.inspection.InspectionError, match=f"'{next(iter(options))}'"):
             dsf.audit(model_of("llama"), input_ids=torch.arange(4)[None], **options)
+
+
+def test_states_of_layers_of_torch_are_rounded():
+    """An LSTM is one module, whose layers have names of their own."""
+    ledger = dsf.audit(RecurrentClassifier(), VECTORS, state_dtype="bfloat16")
+    assert {row.layer for row in ledger.accused} == {"layers.0", "layers.1"}
+    assert abs(ledger.residual) <= 0.01 * abs(ledger.actual)
+
+
+def test_inference_mode_makes_no_difference():
+    given = {"input_ids": torch.arange(6)[None], "dtype": "bfloat16"}
+    ledger = dsf.audit(model_of("llama"), **given)
+    with torch.inference_mode():
+        assert dsf.audit(model_of("llama"), **given).total == pytest.approx(ledger.total)
+
+
+def test_where_a_run_begins_to_overflow_is_named():
+    model, ids = model_of("llama"), torch.arange(3, 11)[None]
+    fork = copy.deepcopy(model)
+    late = torch.arange(8)[:, None] >= 5
+    fork.model.layers[1].mlp.up_proj.register_forward_hook(
+        lambda _m, _i, out: torch.where(late, torch.inf, out)
+    )
+    with pytest.raises(dsf.inspection.InspectionError) as error:
+        dsf.audit(model, input_ids=ids, suspect=fork)
+    assert "model.layers.1.mlp, feed-forward, token 5" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "options", "name"),
+    [
+        (RecurrentClassifier(), (VECTORS,), {"decode": 2}, "'decode'"),
+        (RecurrentClassifier(), (VECTORS,), {"suspect": RecurrentClassifier(4)}, "sizes"),
+        (RecurrentClassifier(1), (VECTORS,), {"dtype": "bfloat16"}, "'target'"),
+        (RecurrentClassifier(), (VECTORS[..., :5],), {"dtype": "bfloat16"}, "could not be run"),
+        (RecurrentClassifier(), (VECTORS,), {"dtype": "bfloat16", "heads": 0}, "heads"),
+    ],
+)
+def test_what_does_not_suit_a_model_is_refused(model, inputs, options, name):
+    with pytest.raises((ValueError, dsf.inspection.InspectionError), match=name):
+        dsf.audit(model, *inputs, **options)
 
 
 def test_common_subsequences_are_the_longest():

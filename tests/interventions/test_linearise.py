@@ -1,5 +1,6 @@
 """Plans for a smaller cache: predictions, budgets, runs and generation against dense softmax."""
 
+import copy
 from itertools import product
 from math import log1p
 
@@ -13,6 +14,7 @@ from dsf.interventions.kept_keys import KeptForm
 from dsf.interventions.linearisation import LinearisationPlan
 from dsf.loading import load_model
 from dsf.models import folder, recall
+from tests.inspection.families.tiny_models import build, inputs
 
 transformers = pytest.importorskip("transformers")
 FORMS = ("Window(3)", "SinkWindow(2, 4)", "SinkWindowState(2, 4, 3)", "SinkWindowState(0, 5, 2)")
@@ -332,14 +334,42 @@ def test_names_of_forms():
         ({"harm": -0.1}, "harm"),
         ({"bytes": 1.5}, "bytes"),
         ({"bytes": 10}, "bytes"),
-        ({"harm": 0.1, "candidates": ["Window"]}, "form"),
+        ({"bytes": float("nan")}, "bytes"),
+        ({"bytes": "half"}, "bytes"),
+        ({"harm": "little"}, "harm"),
+        ({"harm": 0.1, "candidates": ["Window"]}, "candidates"),
+        ({"harm": 0.1, "candidates": "Window(4)"}, "candidates"),
+        ({"harm": 0.1, "candidates": [4]}, "candidates"),
+        ({"harm": 0.1, "rounds": -1}, "rounds"),
+        ({"harm": 0.1, "rounds": 0.5}, "rounds"),
+        ({"harm": 0.1, "begin": 3}, "begin"),
+        ({"harm": 0.1, "begin": LinearisationPlan((), (), 14)}, "begin"),
         ({"harm": 0.1, "position_ids": torch.arange(14)[None]}, "position_ids"),
     ],
 )
 def test_wrong_arguments_are_errors(shared, options, name):
     model, ids, _ = shared
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises((TypeError, ValueError), match=f"'{name}'"):
         dsf.linearise(model, input_ids=ids, **{"rounds": 0, **options})
+
+
+def test_numbers_of_no_tokens_are_explained(shared):
+    with pytest.raises(InspectionError, match="input_ids must be numbers from 0 to"):
+        dsf.linearise(shared[0], input_ids=torch.tensor([[1, 2, 99]]), harm=0.1)
+
+
+def test_inference_mode_makes_no_difference(shared):
+    model, ids, plan = shared
+    with torch.inference_mode():
+        again = dsf.linearise(model, input_ids=ids.clone(), bytes=1.0, candidates=FORMS, rounds=0)
+    assert again.candidates == plan.candidates
+
+
+def test_a_layer_with_a_state_beside_its_attention_is_an_error():
+    """Its cache holds both, and is not replaced by one of keys and values."""
+    model = build("falcon_h1")
+    with pytest.raises(InspectionError, match=r"self_attn.*recurrent state"):
+        dsf.linearise(model, **inputs(8), bytes=1.0)
 
 
 def test_a_model_without_softmax_is_an_error():
@@ -363,3 +393,10 @@ def test_padding_foreign_caches_and_cropping_are_errors(shared):
         cache.crop(-1)
     with pytest.raises(ValueError, match="model"):
         plan.applied(load_model(folder("mamba")).model)
+    with pytest.raises(TypeError, match="'model'"):
+        plan.applied(None)
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers, config.num_key_value_heads = 2, 1
+    other = type(model)(config).to(torch.float64)
+    with pytest.raises(ValueError, match="groups"):
+        plan.applied(other)(input_ids=ids)

@@ -19,6 +19,7 @@ from dsf.interventions.state_budget import (
     rounded_run,
     with_feedback,
 )
+from dsf.models import folder
 from dsf.systems import System, transition
 from experiments.state_budget.run import drawn_case, violations
 
@@ -186,3 +187,48 @@ def test_a_model_runs_with_the_planned_states():
     assert dsf.edits.RoundState(0, bits="int8") == dsf.edits.RoundState(0, bits=8)
     with pytest.raises(dsf.inspection.InspectionError, match="RoundState"):
         dsf.intervene(llama, input_ids=ids, edits=dsf.edits.RoundState(0, bits=4))
+    plan = dsf.plan_state(folder("mamba2"), input_ids=ids, bytes=10**6)
+    with pytest.raises(TypeError, match="'model'"):
+        plan.applied(None)
+    for wrong in (0.5, None, True):
+        with pytest.raises(TypeError, match="'bytes'"):
+            plan.within(wrong)
+        with pytest.raises(TypeError, match="'bits'"):
+            plan.uniform(wrong)
+    with pytest.raises(ValueError, match="'bits'"):
+        plan.uniform(1)
+
+
+def test_a_forecast_is_the_mean_over_samples_and_tokens():
+    ids = torch.randint(33, (1, 9), generator=torch.Generator().manual_seed(2))
+    one, three = (
+        dsf.plan_state(folder("mamba2"), input_ids=ids.repeat(count, 1), bytes=10**6)
+        for count in (1, 3)
+    )
+    assert three.forecast == pytest.approx(one.forecast, rel=0.2)
+
+
+class Pooled(torch.nn.Module):
+    """Classes of the mean of a model's logits over tokens."""
+
+    def __init__(self, model, classes):
+        super().__init__()
+        self.model, self.classes = model, classes
+
+    def forward(self, input_ids):
+        return self.model(input_ids=input_ids).logits.mean(dim=1)[:, : self.classes]
+
+
+def test_states_are_planned_for_classes():
+    """A classifier has a row of logits for each sample, and none for each token."""
+    from dsf.loading import load_model
+
+    model = Pooled(load_model(folder("mamba2")).model.double(), 5)
+    ids = torch.randint(33, (4, 9), generator=torch.Generator().manual_seed(2))
+    plan = dsf.plan_state(model, input_ids=ids, bytes=10**6).uniform(8)
+    run = dsf.intervene(model, input_ids=ids, edits=plan.edits)
+    top = run.clean.topk(2, dim=-1).indices
+    moved = (run.output - run.clean).gather(-1, top).diff(dim=-1).square().mean().sqrt()
+    assert 0.3 * moved < plan.forecast < 3 * moved
+    with pytest.raises(dsf.inspection.InspectionError, match="'model'"):
+        dsf.plan_state(Pooled(model.model, 1), input_ids=ids, bytes=10**6)

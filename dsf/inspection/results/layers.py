@@ -25,6 +25,7 @@ from dsf.inspection.results.table import Table, inspection_table
 from dsf.inspection.whole.stages import AffineLayer, Contributions, WholeMixer
 from dsf.measures.erasers import Eraser
 from dsf.mixers import Mixer
+from dsf.runtime.argument_checks import checked
 from dsf.systems.algebra import select
 from dsf.systems.composite import Operator
 
@@ -252,6 +253,7 @@ class InspectedLayer:
         )
         return contributions.norms(rows, groups)
 
+    @checked
     def erasers(
         self, *, query: int, key: int, head: int = 0, sample: int = 0
     ) -> tuple[Eraser, ...]:
@@ -467,6 +469,7 @@ class Inspection(Sequence[InspectedLayer]):
         tokens = measurements.text_numbers(self.tokens) if tokens is None else tokens
         return measurements.scored_heads(self.layers, tokens)
 
+    @checked
     def erasers(self, *, query: int = -1, count: int = 20) -> Table:
         """Return the strongest losses of one query: which token erased which, in any layer.
 
