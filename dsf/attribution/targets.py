@@ -25,8 +25,6 @@ PLACED_AXES = 3
 """Number of axes of logits, or of a stream, with tokens on the second."""
 MIN_LOGIT_AXES = 2
 """Minimum number of axes of logits: a row of classes for every sample."""
-MIN_CLASSES = 2
-"""Minimum number of classes of logits with a predicted one and a runner-up."""
 _CURES = {
     True: "Have the model return logits, with one row for every sample.",
     False: "Give a function that takes one number for every sample from them.",
@@ -100,7 +98,7 @@ def or_predicted(
     if logits.ndim >= PLACED_AXES:
         samples = torch.arange(len(logits), device=logits.device)
         rows = logits[samples, torch.tensor(_places(logits, position, shown), device=logits.device)]
-    if rows.shape[-1] < MIN_CLASSES:
+    if rows.shape[-1] < 2:
         raise ValueError(
             "'target' expected a number or a function of the logits, got None: logits of the sizes "
             f"{tuple(logits.shape)} have no predicted token and runner-up."

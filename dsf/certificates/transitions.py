@@ -308,7 +308,7 @@ def horizon(
     at_least(1, "horizon", "longest", longest)
     if not 0 < eps < 1:
         raise ValueError(f"horizon: expected 'eps' between 0 and 1, got {eps}.")
-    system: Operator = layer if isinstance(layer, Operator) else layer.system
+    system: Any = layer if isinstance(layer, Operator) else getattr(layer, "system", layer)
     if not isinstance(system, System):
         raise ValueError(
             f"horizon: expected a 'layer' with one recurrent state, got a {type(system).__name__}. "

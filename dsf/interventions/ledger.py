@@ -236,21 +236,20 @@ class Ledger:
         path = Path(path)
         if not path.suffix or path.is_dir():
             return save(self, path)
-        figures = dict.fromkeys((".png", ".svg", ".pdf"), self.figure)
-        kinds: dict[str, Callable[[], Any]] = {
+        if path.suffix in (".png", ".svg", ".pdf"):
+            return replace_file(path, self.figure().savefig)
+        texts: dict[str, Callable[[], str]] = {
             ".json": lambda: json.dumps(self.to_json(), indent=1),
             ".xml": self.to_junit,
             ".txt": lambda: f"{self}\n",
-            **figures,
         }
-        if path.suffix not in kinds:
+        if path.suffix not in texts:
             raise ValueError(
-                f"Ledger.save: 'path' expected an ending of {', '.join(kinds)}, got {path.name!r}."
+                f"Ledger.save: 'path' expected an ending of {', '.join(texts)}, .png, .svg or "
+                f".pdf, got {path.name!r}."
             )
-        made = kinds[path.suffix]()
-        if path.suffix in figures:
-            return replace_file(path, made.savefig)
-        return replace_file(path, lambda draft: draft.write_text(made, encoding="utf-8"))
+        text = texts[path.suffix]()
+        return replace_file(path, lambda draft: draft.write_text(text, encoding="utf-8"))
 
     def figure(self) -> Any:
         """Return a figure of matplotlib: shares over depth, and over tokens."""

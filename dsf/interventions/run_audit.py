@@ -298,14 +298,13 @@ class _Audit:
 
     def _check_finite(self, output: Tensor) -> None:
         """Raise an error that names where a run begins to have numbers that are not finite."""
-        if bool(output.isfinite().all()):
+        if bool((output.isfinite() | ~self._output.isfinite()).all()):
             return
         where = "its logits"
         if self._forced.overflow is not None:
             node, tokens = self._forced.overflow
-            layer, stage = self._stages.place(node)
             since = _first(tokens, 0.0)
-            where = f"{layer}, {stage}" + ("" if since is None else f", token {since}")
+            where = ", ".join(self._stages.place(node)) + f", token {since}" * (since is not None)
         raise InspectionError(
             f"audit: the run under suspicion is not finite from {where} on, where the reference "
             "is, so that its change has no shares. Use a number type of a wider range, such as "

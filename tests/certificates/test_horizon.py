@@ -153,6 +153,7 @@ def test_wrong_calls_are_refused():
     with pytest.raises(ValueError, match="longest"):
         certify.horizon(system, 0.5, longest=0)
     rows = dsf.mixers.SoftmaxAttention.draw(torch.Generator().manual_seed(0), steps=5)
-    with pytest.raises(ValueError, match="layer"):
-        certify.horizon(dsf.systems.composite.SystemSum((system, system)), 0.5)
+    for odd in (dsf.systems.composite.SystemSum((system, system)), rows, 3):
+        with pytest.raises(ValueError, match="layer"):
+            certify.horizon(odd, 0.5)
     assert certify.horizon(rows.system(), 0.5).width is None

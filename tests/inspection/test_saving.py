@@ -105,3 +105,16 @@ def test_only_results_of_this_package_are_read(prompt, tmp_path):
     for place in (tmp_path / "nothing", folder("llama")):  # no folder, and that of a model
         with pytest.raises(FileNotFoundError, match=r"^load: .*no saved result.*save"):
             dsf.load(place)
+
+
+def test_a_result_that_was_written_in_part_is_none(tmp_path, monkeypatch):
+    """Numbers of the second result are not read as those of the first."""
+    one, other = (
+        dsf.inspect(torch.nn.LSTM(3, 4, batch_first=True), torch.ones(1, 5, 3)) for _ in range(2)
+    )
+    one.save(tmp_path)
+    monkeypatch.setattr(type(tmp_path), "write_text", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        other.save(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        dsf.load(tmp_path)

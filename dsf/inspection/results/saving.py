@@ -62,8 +62,13 @@ def save(result: Any, folder: str | Path, names: tuple[str, str] = (TREE, NUMBER
     tree = {"format": FORMAT, "result": _encoded(result, numbers, {})}
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    replace_file(place / names[1], lambda draft: save_file(numbers, draft))
     text = json.dumps(tree, allow_nan=False)
+
+    def write(draft: Path) -> None:
+        save_file(numbers, draft)
+        (place / names[0]).unlink(missing_ok=True)  # no earlier tree is read with these numbers
+
+    replace_file(place / names[1], write)
     replace_file(place / names[0], lambda draft: draft.write_text(text, encoding="utf-8"))
     return place
 
