@@ -756,8 +756,8 @@ def with_rows_apart(given: Coordinates, tokens: Sequence[InputAxis]) -> Coordina
     """The same, but where rows of many tokens lie that nothing tells apart, these are positions."""
     planes, rows = dict(given.planes), given.shape[:-1]
     lines = {axis: _of_rows(plane).flatten() for axis, plane in planes.items()}
-    told = [*lines.values(), *(_of_rows(plane).flatten() for plane in given.columns.values())]
-    _, group = torch.stack(told).unique(dim=1, return_inverse=True)
+    apart = [*lines.values(), *(_of_rows(plane).flatten() for plane in given.columns.values())]
+    _, group = torch.stack(apart).unique(dim=1, return_inverse=True)
     # Where single tokens have several rows each, these are features, as heads are.
     is_single = torch.stack([lines[axis] for axis in tokens]).ge(0).any(0)
     if group[is_single].bincount(minlength=1).max() > 1:
