@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from math import prod
 from operator import attrgetter
@@ -255,7 +256,9 @@ def _followed(
         except InspectionError as plain:
             model, inputs, named = given
             try:
-                model(*lent(inputs), **lent(named))
+                twin = deepcopy(model)
+                with torch.no_grad(), at_rest():
+                    twin(*lent(inputs), **lent(named))
             except Exception:
                 raise plain from plain.__cause__
             raise InspectionError(

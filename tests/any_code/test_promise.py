@@ -829,6 +829,24 @@ def test_nested_tensors_are_refused_with_the_reason():
         inspected(Nested().requires_grad_(False), X)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("is_encoder", [False, True])
+def test_layers_that_take_nested_tensors_only_unheard_are_refused_with_the_reason(is_encoder):
+    class Ragged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True)
+            if is_encoder:
+                self.layer = nn.TransformerEncoder(self.layer, 2, enable_nested_tensor=False)
+
+        def forward(self, x):
+            parts = torch.nested.nested_tensor([x[0], x[1, :4]])
+            return self.layer(parts).to_padded_tensor(0.0)
+
+    with pytest.raises(InspectionError, match="runs on its inputs"):
+        inspected(Ragged(), X)
+
+
 @pytest.mark.parametrize("name", ["o", "q", "v"])
 def test_a_pruned_projection_is_read(name):
     class Projected(Attention):

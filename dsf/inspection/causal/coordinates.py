@@ -10,7 +10,7 @@ query, and in ``columns`` that of their key.
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -365,21 +365,46 @@ def _order(plane: Tensor) -> int:
     return (1 if all(bool((step <= 0).all()) for step in steps) else 0) + gaps
 
 
-def set_in_place(plane: Tensor, axis: InputAxis) -> Tensor:
-    """The plane of tokens that met others, laid in a line: each has the number of its place.
+def set_in_place(made: Coordinates) -> Coordinates:
+    """The coordinates with the numbers of tokens that met others, as their order shows them.
 
-    The plane as it is where its line is not full, or no index is there twice.
+    The number of what two tokens met in is that of either. Where there is one place for every
+    token, those that are there twice are not known, unless the numbers never fall along the
+    places, or never rise, or at least half of them are in their places.
     """
-    # The state of a loop that goes backwards, or in an order of its own, meets the tokens in that
-    # order; the place in which it lays what it made of a token is that of the token.
-    dims = [dim for dim, size in enumerate(plane.shape) if size == axis.size and varies(plane, dim)]
-    if len(dims) != 1 or not bool((plane >= 0).all()):
-        return plane
-    line = plane.movedim(dims[0], 0).flatten(1)
-    is_line = bool((line == line[:, :1]).all())
-    if not is_line or line[:, 0].unique().numel() == axis.size:
-        return plane
-    return counted(plane.shape, dims[0], plane.device)
+    planes, met = {**made.planes}, set(made.met & made.planes.keys())
+    for axis in [*met]:
+        line, plane = _in_place(made.planes, axis)
+        planes[axis] = plane
+        if len(line.unique()) == axis.size:  # each has its own
+            met.remove(axis)
+    return replace(made, planes=planes, met=frozenset(met))
+
+
+def _in_place(planes: Planes, axis: InputAxis) -> tuple[Tensor, Tensor]:
+    """The numbers of one sample where each token has a place, and the plane with them."""
+    others = [x for one, x in planes.items() if one is not axis and one.source is axis.source]
+    parts = torch.broadcast_tensors(*(small(compact(plane)) for plane in (planes[axis], *others)))
+    numbers, *rest = (part.flatten() for part in parts)
+    samples = torch.stack([torch.zeros_like(numbers), *rest]).unique(dim=1, return_inverse=True)[1]
+    order, count = samples.argsort(stable=True), len(samples.unique())
+    if len(numbers) != axis.size * count or not len(numbers):
+        return numbers[:0], planes[axis]
+    line, *further = numbers[order].unflatten(0, (count, -1))
+    is_open = ((line[:, None] == line).sum(dim=1) > 1) | (line == MANY)
+    is_plain = bool((line == NONE).any() or (line == line[0]).all() or not is_open.any())
+    if is_plain or any(not torch.equal(line, one) for one in further):
+        return line, planes[axis]
+    found, own = line.where(~is_open, MANY), torch.arange(axis.size).to(line)
+    # A loop may go through them from the last one on.
+    for places, steps in ((own, line.diff()), (own.flip(0), -line.diff())):
+        is_in_order = bool((steps >= 0).all() and (line >= 0).all())
+        in_place = (found == places).sum()
+        if is_in_order or bool(in_place == (~is_open).sum() and 2 * in_place >= axis.size):
+            found = places
+            break
+    numbers = numbers.scatter(0, order, found.repeat(count))
+    return found, compact(numbers.reshape(parts[0].shape)).expand(planes[axis].shape)
 
 
 class Merged(NamedTuple):
@@ -679,6 +704,7 @@ class KnownTensors:
         if found is None:
             with unheard():  # no step of a run
                 found = held.moved(lambda plane: _seen(plane, memory.layout, layout), layout.shape)
+                found = set_in_place(found)
             self._views.add(key, found, (held, found))
         return found
 
@@ -728,10 +754,9 @@ class KnownTensors:
         # Scores that tokens are written over, or that are written over tokens, are none any more.
         are_scores = all(one.columns or not one.planes for one in (before, after))
         columns = written(before.columns, after.columns) if are_scores else {}
-        for axis in after.met & planes.keys():
-            planes[axis] = set_in_place(planes[axis], axis)
         if is_dense:
-            memory.coordinates = Coordinates(base.shape, planes, columns)
+            met = before.met | after.met
+            memory.coordinates = set_in_place(Coordinates(base.shape, planes, columns, met))
             return
         shape = Size(((last - first) // unit,))
         memory.layout = _Layout(shape, (1,), first // unit, unit)

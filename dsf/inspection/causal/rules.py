@@ -336,7 +336,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
                 planes[axis], columns[axis] = pair
             elif found.meet and not are_each_once(before | part.planes | planes, axis):
                 planes[axis] = _around_places(found.plane, axis, shape)
-            if found.meet and found.plane.numel() == 1:  # which has the index of one of them
+            if found.meet:  # which has the index of one of them
                 met.add(axis)
         met |= part.met
     for axis in [axis for axis in planes if axis.source.before]:
@@ -344,6 +344,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
         meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
         del planes[axis]
+    met = {axis for axis in met & planes.keys() if small(planes[axis]).numel() < axis.size}
     made = Coordinates(shape, planes, columns, frozenset(met))
     return Followed((made,), tuple(meetings.values()))
 
@@ -1086,9 +1087,8 @@ class Rules:
                     plane = part + NONE
                     if done.name == "index_select" and axis in axis.source.transformed:
                         plane = _in_order(plane, axis, done.args[1])
-                    is_line = several and axis in met and which == "planes"
-                    plane = set_in_place(plane, axis) if is_line else plane
                     getattr(one, which)[axis] = compact(plane)
+        made = tuple(map(set_in_place, made))
         return Followed(made, self._chosen(done, made[0]))
 
     def _deciding(self, done: Done, *, by_ids: bool = False) -> Iterator[tuple[InputAxis, Tensor]]:
