@@ -373,3 +373,96 @@ def test_tokens_that_are_shifted_into_a_recurrence_keep_their_numbers():
     model = drawn(ShiftedInto(mixer, lambda x: (shifted(x),)))
     (layer,) = dsf.inspect(model, tokens(SAMPLES, TOKENS, WIDTH))
     assert (numbers(layer.row_tokens), numbers(layer.column_tokens)) == (BEHIND, BEHIND)
+
+
+def backwards(model, x):
+    """A gated sum from the last token on, its states in the order in which they were made."""
+    state, found = None, []
+    for each in reversed(x.unbind(1)):
+        state = each if state is None else each + model.also(state).tanh()
+        found.append(state)
+    return found
+
+
+def in_own_order(model, x):
+    """The same in an order of its own."""
+    order, state, found = [3, 1, 0, 2, 5, 4], None, []
+    for k in order:
+        state = x[:, k] if state is None else model.also(state).tanh() + x[:, k]
+        found.append(state)
+    return torch.stack(found, dim=1)[:, torch.tensor(order).argsort()]
+
+
+def pairs(model, x):
+    """Every even token times a gate of the odd one behind it, and the other way round."""
+    even, odd = x[:, ::2], x[:, 1::2]
+    return even * model.also(odd).sigmoid(), odd * model.also(even).sigmoid()
+
+
+def written(model, x):
+    x = torch.empty_like(x).copy_(x)
+    x[:, ::2], x[:, 1::2] = pairs(model, x)
+    return x
+
+
+def inner_ones(model, x):
+    x, before, behind = x.clone(), x[:, :-2], x[:, 2:]
+    x[:, 1:-1] = x[:, 1:-1] + model.also(before) * behind
+    return x
+
+
+MET = {
+    "a loop from the last on": (
+        lambda model, x: torch.stack(backwards(model, x), dim=1),
+        WORDS[::-1],
+    ),
+    "turned round": (lambda model, x: torch.stack(backwards(model, x), dim=1).flip(1), WORDS),
+    "its list turned round": (
+        lambda model, x: torch.stack(backwards(model, x)[::-1], dim=1),
+        WORDS,
+    ),
+    "a loop in an order of its own": (in_own_order, WORDS),
+    "pairs": (lambda model, x: torch.stack(pairs(model, x), dim=2).flatten(1, 2), WORDS),
+    "pairs side by side": (
+        lambda model, x: torch.cat(pairs(model, x), dim=2).reshape(x.shape),
+        WORDS,
+    ),
+    "pairs, written": (written, WORDS),
+    "inner ones": (inner_ones, WORDS),
+    "the last with the next": (
+        lambda model, x: torch.cat([x[:, :-1] + model.also(x[:, 1:]), x[:, -1:]], dim=1),
+        WORDS,
+    ),
+    "every second, copied": (
+        lambda model, x: torch.stack(backwards(model, x), dim=1)[:, ::2].repeat_interleave(2, 1),
+        [5, 5, 3, 3, 1, 1],
+    ),
+    # Each of three places may be that of either of two tokens, and nothing tells which.
+    "pairs, behind one another": (lambda model, x: torch.cat(pairs(model, x), dim=1), None),
+    "halves": (lambda _, x: torch.cat([x[:, :3] + x[:, 3:], x[:, :3] - x[:, 3:]], dim=1), None),
+}
+
+
+class Met(nn.Module):
+    """Tokens that meet in some way, and an attention behind it."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.enter, self.also, self.inner = nn.Linear(5, WIDTH), nn.Linear(WIDTH, WIDTH), Reading()
+        self.way = way
+
+    def forward(self, x):
+        x = self.way(self, self.enter(x))
+        return x + self.inner(x, x)
+
+
+@pytest.mark.parametrize("name", MET)
+def test_tokens_that_met_others_have_the_numbers_of_their_places(name):
+    way, places = MET[name]
+    found = dsf.inspect(drawn(Met(way)), tokens(SAMPLES, TOKENS, 5), probe=())
+    (layer,) = (one for one in found if one.name == "inner")
+    if places is None:
+        assert layer.columns == "slot"
+        assert "inner" in {one.name for one in found.unsupported}
+        places = [-1] * TOKENS
+    assert (numbers(layer.row_tokens), numbers(layer.column_tokens)) == (places, places)

@@ -152,8 +152,10 @@ def maps_of(
         kind, column_tokens = SLOT, None
     ahead = [axis for axis in along if axis in rows]
     _, row_tokens = _tokens(rows, ahead, order)
-    if not all(axis.source.is_known for axis in ahead):
-        row_tokens = torch.full_like(rows[ahead[0]], NONE, dtype=torch.long)
+    unknown = [rows[axis] for axis in ahead if not axis.source.is_known]
+    unknown += [line for line in rows.values() if not ahead and bool((line == MANY).any())]
+    if unknown:
+        row_tokens = torch.full_like(unknown[0], NONE, dtype=torch.long)
     count = prod(axis.size for axis in along)
     if is_one_sequence(row_tokens, column_tokens, count):
         kind, row_tokens, column_tokens = TOKEN, None, None
