@@ -372,39 +372,39 @@ def set_in_place(made: Coordinates) -> Coordinates:
     token, those that are there twice are not known, unless the numbers never fall along the
     places, or never rise, or at least half of them are in their places.
     """
-    planes, met = {**made.planes}, set(made.met & made.planes.keys())
-    for axis in [*met]:
-        line, plane = _in_place(made.planes, axis)
-        planes[axis] = plane
-        if len(line.unique()) == axis.size:  # each has its own
-            met.remove(axis)
-    return replace(made, planes=planes, met=frozenset(met))
+    planes, is_open = {**made.planes}, set(made.met & made.planes.keys())
+    for axis in [*is_open]:
+        planes[axis] = _in_place(made.planes, axis)
+        numbers = small(planes[axis])
+        if len(numbers[numbers >= 0].unique()) == axis.size:
+            is_open.remove(axis)
+    return replace(made, planes=planes, met=frozenset(is_open))
 
 
-def _in_place(planes: Planes, axis: InputAxis) -> tuple[Tensor, Tensor]:
-    """The numbers of one sample where each token has a place, and the plane with them."""
+def _in_place(planes: Planes, axis: InputAxis) -> Tensor:
+    plane = small(compact(planes[axis]))
+    if plane.numel() < axis.size or bool((plane == NONE).any()):
+        return planes[axis]
     others = [x for one, x in planes.items() if one is not axis and one.source is axis.source]
-    parts = torch.broadcast_tensors(*(small(compact(plane)) for plane in (planes[axis], *others)))
+    parts = torch.broadcast_tensors(plane, *(small(compact(other)) for other in others))
     numbers, *rest = (part.flatten() for part in parts)
     samples = torch.stack([torch.zeros_like(numbers), *rest]).unique(dim=1, return_inverse=True)[1]
-    order, count = samples.argsort(stable=True), len(samples.unique())
-    if len(numbers) != axis.size * count or not len(numbers):
-        return numbers[:0], planes[axis]
-    line, *further = numbers[order].unflatten(0, (count, -1))
-    is_open = ((line[:, None] == line).sum(dim=1) > 1) | (line == MANY)
-    is_plain = bool((line == NONE).any() or (line == line[0]).all() or not is_open.any())
-    if is_plain or any(not torch.equal(line, one) for one in further):
-        return line, planes[axis]
-    found, own = line.where(~is_open, MANY), torch.arange(axis.size).to(line)
-    # A loop may go through them from the last one on.
-    for places, steps in ((own, line.diff()), (own.flip(0), -line.diff())):
+    order, count = samples.argsort(stable=True), 1 + int(samples.max())
+    lines = numbers[order].reshape(count, -1)
+    if lines.shape[1] != axis.size or bool((lines != lines[0]).any()):
+        return planes[axis]
+    line, own = lines[0], torch.arange(axis.size).to(lines)
+    _, which, counts = line.unique(return_inverse=True, return_counts=True)
+    is_known = (counts[which] == 1) & (line >= 0)
+    found = line.where(is_known, MANY)
+    for places, steps in ((own, line.diff()), (own.flip(0), -line.diff())):  # or from the last on
         is_in_order = bool((steps >= 0).all() and (line >= 0).all())
-        in_place = (found == places).sum()
-        if is_in_order or bool(in_place == (~is_open).sum() and 2 * in_place >= axis.size):
+        in_place = bool(((found == places) == is_known).all() and 2 * is_known.sum() >= axis.size)
+        if is_in_order or in_place:
             found = places
             break
     numbers = numbers.scatter(0, order, found.repeat(count))
-    return found, compact(numbers.reshape(parts[0].shape)).expand(planes[axis].shape)
+    return compact(numbers.reshape(parts[0].shape)).expand(planes[axis].shape)
 
 
 class Merged(NamedTuple):

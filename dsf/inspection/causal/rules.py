@@ -344,8 +344,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
         meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
         del planes[axis]
-    met = {axis for axis in met & planes.keys() if small(planes[axis]).numel() < axis.size}
-    made = Coordinates(shape, planes, columns, frozenset(met))
+    made = set_in_place(Coordinates(shape, planes, columns, frozenset(met)))
     return Followed((made,), tuple(meetings.values()))
 
 
