@@ -1,6 +1,8 @@
 """Errors of foreign modules become reasons; stepwise recurrences are one sequence."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -191,3 +193,33 @@ def test_a_state_that_is_changed_between_the_steps_is_listed(kind):
     (missed,) = inspection.unsupported
     assert missed.name == "first.cell"
     assert "between its calls the state is changed" in missed.reason
+
+
+BRANCHES = """
+import torch, dsf
+from torch import nn
+from tests.any_code.modules import WIDTH, Attention, drawn, tokens
+
+class Branches(nn.Module):
+    def __init__(self, part):
+        super().__init__()
+        self.attention, self.part = Attention(), part
+
+    def forward(self, x):
+        x = x + self.attention(x)
+        return torch.cond(x.mean() > -9, lambda x: x + self.part(x), torch.tanh, (x,))
+
+model, x = drawn(Branches(PART)), tokens()
+inspection = dsf.inspect(model, x)
+assert [layer.name for layer in inspection][0] == "attention"
+assert inspection.unsupported
+model(x)
+"""
+
+
+@pytest.mark.parametrize("part", ["nn.Linear(WIDTH, WIDTH)", "nn.Tanh()", "Attention()"])
+def test_branches_of_torch_are_listed_and_run_as_before(part):
+    # In a process of its own, in which the compiler of torch was not used before.
+    given = [sys.executable, "-c", BRANCHES.replace("PART", part)]
+    done = subprocess.run(given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -59,7 +59,15 @@ def _without_compiler() -> Iterator[None]:
             stack.enter_context(replaced(flex, FLEX_SWITCH, True))
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
+        else:
+            stack.callback(_forget_compiled)
         yield
+
+
+def _forget_compiled() -> None:
+    """Have the compiler, where it came in a run that was heard, compile all anew."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 _UNCOMPILED = WhileAny(_without_compiler)  # there is one compiler for all threads

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
 from dsf.inspection.capture.calls import (
@@ -129,6 +130,7 @@ class Tracker:
 
     def __init__(self, settled: Mapping[str, int] | None = None, tokens: int | None = None) -> None:
         self._mode: Heard | None = None
+        self._stopped: Heard | None = None
         self.where = ModuleStack(nn.Module(), set())
         self._known = KnownTensors()
         self.projections = rules.Projections(settled, tokens)
@@ -199,12 +201,15 @@ class Tracker:
             self._mode = None  # which knows this tracker
 
     def _stop(self) -> None:
-        if self._mode is not None:
+        # Nothing listens to a branch of torch.cond: it runs while the whole of it is being heard.
+        if self._mode is not None and _get_current_dispatch_mode() is self._mode:
+            self._stopped = self._mode
             self._mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def _go_on(self) -> None:
-        if self._mode is not None:
-            self._mode.__enter__()  # type: ignore[no-untyped-call]
+        if self._stopped is not None:
+            self._stopped.__enter__()  # type: ignore[no-untyped-call]
+            self._stopped = None
 
     def _number(self, part: Any, name: str) -> None:
         for k, tensor in enumerate(tensors_in(part)):
