@@ -390,8 +390,8 @@ def _in_place(planes: Planes, axis: InputAxis) -> Tensor:
     numbers, *rest = (part.flatten() for part in parts)
     samples = torch.stack([torch.zeros_like(numbers), *rest]).unique(dim=1, return_inverse=True)[1]
     order, count = samples.argsort(stable=True), 1 + int(samples.max())
-    lines = numbers[order].reshape(count, -1)
-    if lines.shape[1] != axis.size or bool((lines != lines[0]).any()):
+    lines = numbers[order].reshape(-1, axis.size) if len(order) == count * axis.size else order[:0]
+    if not len(lines) or bool((lines != lines[0]).any()):
         return planes[axis]
     line, own = lines[0], torch.arange(axis.size).to(lines)
     _, which, counts = line.unique(return_inverse=True, return_counts=True)
