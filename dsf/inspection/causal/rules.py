@@ -766,7 +766,7 @@ def with_rows_apart(given: Coordinates, tokens: Sequence[InputAxis]) -> Coordina
         are_many = lines[axis] == MANY
         inside = group[are_many]
         counts = inside.bincount(minlength=1)
-        # Fewer than the tokens beside them are class tokens, of which windows have copies.
+        # Fewer than there are single tokens are class tokens, of which windows have copies.
         if counts.max() <= 1 or len(inside) < is_single.sum():
             continue
         order, firsts = inside.argsort(stable=True), counts.cumsum(0) - counts
