@@ -142,6 +142,7 @@ MIX_PLACES = {
     "sums": lambda x: x.cumsum(1),
     "without the mean": lambda x: x - x.mean(1, keepdim=True),
 }
+BETWEEN = {"weights": lambda: nn.Linear(WIDTH, WIDTH), "no weights": nn.Tanh}
 
 
 @pytest.mark.parametrize("mix", MIX_PLACES)
@@ -181,10 +182,11 @@ LANDS = {
 }
 
 
+@pytest.mark.parametrize("between", BETWEEN)
 @pytest.mark.parametrize("mix", MIX_PLACES)
 @pytest.mark.parametrize("lands", LANDS)
-def test_edges_of_two_tokens_are_mixed_again(lands, mix):
-    inner = nn.Sequential(Edges(LANDS[lands]), nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix]))
+def test_edges_of_two_tokens_are_mixed_again(lands, mix, between):
+    inner = nn.Sequential(Edges(LANDS[lands]), BETWEEN[between](), Inner(MIX_PLACES[mix]))
     found = answered(inspected(Between(inner), X))
     assert {"inner.run.2", "mix"} <= found
     assert found & {"inner.run.0", "inner.run.0.weigh"}
@@ -224,11 +226,12 @@ MANY_EACH = {
 }
 
 
+@pytest.mark.parametrize("between", BETWEEN)
 @pytest.mark.parametrize("mix", MIX_PLACES)
 @pytest.mark.parametrize("way", SUMS_OF_EACH)
-def test_products_that_sum_tokens_of_a_group_each_are_mixed_again(way, mix):
+def test_products_that_sum_tokens_of_a_group_each_are_mixed_again(way, mix, between):
     sums = Inner(SUMS_OF_EACH[way])
-    inner = nn.Sequential(sums, nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix]))
+    inner = nn.Sequential(sums, BETWEEN[between](), Inner(MIX_PLACES[mix]))
     assert {"inner.run.0", "inner.run.2", "mix"} <= answered(inspected(Between(inner), X))
 
 
@@ -243,10 +246,11 @@ TWICE = {
 }
 
 
+@pytest.mark.parametrize("between", BETWEEN)
 @pytest.mark.parametrize("mix", MIX_PLACES)
 @pytest.mark.parametrize("way", TWICE)
-def test_more_places_than_tokens_are_mixed_again(way, mix):
-    inner = nn.Sequential(Inner(TWICE[way]), nn.Linear(WIDTH, WIDTH), Inner(MIX_PLACES[mix]))
+def test_more_places_than_tokens_are_mixed_again(way, mix, between):
+    inner = nn.Sequential(Inner(TWICE[way]), BETWEEN[between](), Inner(MIX_PLACES[mix]))
     assert {"inner.run.0", "inner.run.2", "mix"} <= answered(inspected(Between(inner), X))
 
 

@@ -314,6 +314,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     meetings: dict[InputAxis, Meeting] = {}
     planes: Planes = {}
     columns: Planes = {}
+    unknown: dict[InputAxis, list[int]] = {}
     met = set[InputAxis]()
     for part in parts:
         for axis, plane in part.columns.items():
@@ -336,6 +337,7 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
                 planes[axis], columns[axis] = pair
             elif found.meet and not are_each_once(before | part.planes | planes, axis):
                 planes[axis] = _around_places(found.plane, axis, shape)
+                unknown[axis] = varying(found.plane)
             if found.meet:  # which has the index of one of them
                 met.add(axis)
         met |= part.met
@@ -344,12 +346,25 @@ def together(parts: Sequence[Coordinates], shape: Size, how: str) -> Followed:
     for axis in [axis for axis in planes if len(parts) > 1 and is_sent(planes, axis)]:
         meetings.setdefault(axis, Meeting(axis, Way.JOINS, how))
         del planes[axis]
+    _lay_out_many(planes, unknown, shape)
     made = set_in_place(Coordinates(shape, planes, columns, frozenset(met)))
     return Followed((made,), tuple(meetings.values()))
 
 
 def _are_many(plane: Tensor) -> bool:
     return bool((small(plane) == MANY).all())
+
+
+def _lay_out_many(planes: Planes, along: Mapping[InputAxis, list[int]], shape: Size) -> None:
+    """Lay out what is made of several tokens each, where it has more places than there are tokens.
+
+    Such as the sums of a sequence with itself in another order, twice.
+    """
+    for axis, dims in along.items():
+        places = [dim for dim in dims if dim < -1]  # features lie last
+        is_more = prod(shape[dim] for dim in places) > axis.size
+        if is_more and axis in planes and _are_many(planes[axis]):
+            lay_out(planes, axis, places, shape)
 
 
 def _around_places(plane: Tensor, axis: InputAxis, shape: Size) -> Tensor:
@@ -539,6 +554,7 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
     planes: Planes = {}
     columns: Planes = {}
     slots: dict[int, Planes] = {}
+    pooled: dict[InputAxis, set[int]] = {}
     meetings: list[Meeting] = []
 
     def meet(axis: InputAxis, way: Way = Way.OTHER, words: str = "") -> None:
@@ -553,6 +569,8 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
             both = _side_by_side(axis, rows if dim == -1 else reads, dim)
             planes[axis] = both.planes.get(axis, torch.full((), MANY, device=device))
             columns.update({axis: line.expand(shape) for axis, line in both.columns.items()})
+            if _are_many(planes[axis]):
+                pooled[axis] = {*varying(lost)} - {dim}
             meet(axis, Way.RUNS, "a projection sums channels of different tokens")
         elif other is not None:
             planes[axis] = torch.full((), MANY, device=device)
@@ -588,6 +606,7 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
             # It sums over both: a product of channels, or a pool.
             if is_place(axis) and not are_coordinates(axis, scored):
                 planes[axis] = torch.full((), MANY, device=device)
+                pooled[axis] = _of_groups(one, other)
                 meet(axis, Way.SUMS)
         elif many_rows and one is not None:
             inner(axis, one, read, -1, right)
@@ -607,10 +626,20 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
         for axis, plane in part.columns.items() if part is not None else ():
             if not varies(plane, dim):  # features of pairs
                 columns[axis] = reduced(plane, [dim])[0].expand(shape)
+    for axis, along in pooled.items():
+        others = [plane for each, plane in planes.items() if not counts_samples(each)]
+        if apart := {k for k in along if not any(varies(plane, k) for plane in others)}:
+            lay_out(planes, axis, apart, shape)
     for dim, lines in slots.items():
         planes |= _made_by_weights(lines, dim, shape, device, planes)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
     return Followed((Coordinates(shape, planes, columns, before),), tuple(meetings))
+
+
+def _of_groups(one: Tensor, other: Tensor) -> set[int]:
+    """The dimension along which a product sums other tokens, where there is one such."""
+    along = ({*varying(one)} - {-1}) | ({*varying(other)} - {-2})
+    return along if len(along) == 1 and max(along) < -2 else set()
 
 
 def _made_by_weights(
