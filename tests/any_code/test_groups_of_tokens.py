@@ -529,7 +529,7 @@ def test_patches_that_are_given_as_samples_are_tokens(way):
 
 
 class Asking(nn.Module):
-    """Groups of tokens ask for the tokens that they are made of, by themselves or all."""
+    """Groups ask for the tokens that they are made of, all or their own, and come back to them."""
 
     def __init__(self, down, *, is_apart):
         super().__init__()
@@ -543,7 +543,7 @@ class Asking(nn.Module):
             queries = queries[:, :, None]
             keys, values = (each.unflatten(1, (-1, 2)) for each in (keys, values))
         made = (queries @ keys.mT).softmax(-1) @ values
-        return (made[:, :, 0] if self.is_apart else made).tanh()
+        return x + (made[:, :, 0] if self.is_apart else made).repeat_interleave(2, 1).tanh()
 
 
 @pytest.mark.parametrize("is_apart", [True, False])

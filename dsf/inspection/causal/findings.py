@@ -679,6 +679,7 @@ def _relevant(
 
     remade, returned, spread = along(Way.REMAKES), along(Way.RETURNS), along(Way.SPREADS)
     put_out = [made for made in (run.made if run is not None else ()) if made is not None]
+    left = {x for made in put_out for x in made.positions if bool((made.planes[x] >= 0).any())}
     given = [seen for call in calls for seen in call.seen.values() if seen is not None]
     read = {axis for seen in given for axis in seen.planes}
     front = remade - read - {axis for made in put_out for axis in made.planes}
@@ -716,7 +717,7 @@ def _relevant(
         if one.meeting.way is Way.REMAKES:
             run = one.invocation
             new = set() if run is None else sources_of(run.made) - sources_of(run.given)
-            return not (slots | asking) & new
+            return not new & (slots | asking if one.meeting.axis in left else slots)
         is_first = one.meeting.axis in front and one.meeting.axis.source.kind != "made"
         is_entry = entries.get(one.meeting.axis.source) is one.module
         return is_first and (one.meeting.way is Way.GROUPS or is_entry)

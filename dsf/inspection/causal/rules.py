@@ -555,6 +555,7 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
     columns: Planes = {}
     slots: dict[int, Planes] = {}
     pooled: dict[InputAxis, set[int]] = {}
+    grouped_sums: dict[InputAxis, tuple[int, Tensor]] = {}
     meetings: list[Meeting] = []
 
     def meet(axis: InputAxis, way: Way = Way.OTHER, words: str = "") -> None:
@@ -606,8 +607,11 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
             # It sums over both: a product of channels, or a pool.
             if is_place(axis) and not are_coordinates(axis, scored):
                 planes[axis] = torch.full((), MANY, device=device)
-                pooled[axis] = _of_groups(one, other)
-                meet(axis, Way.SUMS)
+                if (groups := _in_groups(one, other)) is None:
+                    meet(axis, Way.SUMS)
+                else:
+                    grouped_sums[axis] = groups
+                    meet(axis, words="a product makes new tokens of groups")
         elif many_rows and one is not None:
             inner(axis, one, read, -1, right)
         elif many_reads and other is not None:
@@ -626,20 +630,28 @@ def product(  # noqa: PLR0912, PLR0915 (axis by axis, case by case)
         for axis, plane in part.columns.items() if part is not None else ():
             if not varies(plane, dim):  # features of pairs
                 columns[axis] = reduced(plane, [dim])[0].expand(shape)
+    for axis, (dim, number) in grouped_sums.items():
+        others = (plane for each, plane in planes.items() if not counts_samples(each))
+        if not any(varies(plane, dim) for plane in others):
+            del planes[axis]
+            new = _slots([axis], dim % len(shape), 1 + int(number.max()), is_known=False)
+            planes[new] = number.expand(shape)
     for axis, along in pooled.items():
-        others = [plane for each, plane in planes.items() if not counts_samples(each)]
-        if apart := {k for k in along if not any(varies(plane, k) for plane in others)}:
-            lay_out(planes, axis, apart, shape)
+        lay_out(planes, axis, along, shape)
     for dim, lines in slots.items():
         planes |= _made_by_weights(lines, dim, shape, device, planes)
     before = frozenset[InputAxis]().union(*(one.met for one in (left, right) if one is not None))
     return Followed((Coordinates(shape, planes, columns, before),), tuple(meetings))
 
 
-def _of_groups(one: Tensor, other: Tensor) -> set[int]:
-    """The dimension along which a product sums other tokens, where there is one such."""
+def _in_groups(one: Tensor, other: Tensor) -> tuple[int, Tensor] | None:
+    """The dimension along which a product sums other tokens, and the number of each of the sums."""
     along = ({*varying(one)} - {-1}) | ({*varying(other)} - {-2})
-    return along if len(along) == 1 and max(along) < -2 else set()
+    if len(along) != 1 or max(along) > -3:
+        return None
+    (dim,) = along
+    numbers = small(one).movedim(dim, 0).flatten(1).unique(dim=0, return_inverse=True)[1]
+    return dim, numbers.float().reshape(-1, *[1] * (-1 - dim))
 
 
 def _made_by_weights(
