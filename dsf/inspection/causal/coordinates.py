@@ -373,6 +373,8 @@ def set_in_place(made: Coordinates) -> Coordinates:
     places, or never rise, or at least half of them are in their places.
     """
     planes, is_open = {**made.planes}, set(made.met & made.planes.keys())
+    if not is_open:
+        return made
     for axis in [*is_open]:
         planes[axis] = _in_place(made.planes, axis)
         numbers = small(planes[axis])

@@ -679,13 +679,14 @@ def _relevant(
 
     remade, returned, spread = along(Way.REMAKES), along(Way.RETURNS), along(Way.SPREADS)
     put_out = [made for made in (run.made if run is not None else ()) if made is not None]
-    left = {x for made in put_out for x in made.positions if bool((made.planes[x] >= 0).any())}
+    leaving = {x for made in put_out for x in made.positions if bool((made.planes[x] >= 0).any())}
     given = [seen for call in calls for seen in call.seen.values() if seen is not None]
     read = {axis for seen in given for axis in seen.planes}
     front = remade - read - {axis for made in put_out for axis in made.planes}
     # Where tokens are as many again, groups of them come back to them, or are read there, to
-    # make groups was to mix them. The pass in which they come back says so if it also made them,
-    # and so does one in which what is made of all tokens does.
+    # make groups was to mix them; so it was where groups ask for tokens that the model returns.
+    # The pass in which they come back says so if it also made them, and so does one in which what
+    # is made of all tokens does.
     again = remade & (returned | _made_again(given, put_out, read))
     slots, asking = _slots_of(calls)
     for axis in remade:
@@ -717,7 +718,7 @@ def _relevant(
         if one.meeting.way is Way.REMAKES:
             run = one.invocation
             new = set() if run is None else sources_of(run.made) - sources_of(run.given)
-            return not new & (slots | asking if one.meeting.axis in left else slots)
+            return not new & (slots | asking if one.meeting.axis in leaving else slots)
         is_first = one.meeting.axis in front and one.meeting.axis.source.kind != "made"
         is_entry = entries.get(one.meeting.axis.source) is one.module
         return is_first and (one.meeting.way is Way.GROUPS or is_entry)

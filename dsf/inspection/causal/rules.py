@@ -793,7 +793,7 @@ def lay_out(planes: Planes, axis: InputAxis, along: Iterable[int], shape: Size) 
         planes |= each
 
 
-def with_rows_apart(given: Coordinates, tokens: Sequence[InputAxis]) -> Coordinates:
+def _with_rows_apart(given: Coordinates, tokens: Sequence[InputAxis]) -> Coordinates:
     """The same, but where rows of many tokens lie that nothing tells apart, these are positions."""
     planes, rows = dict(given.planes), given.shape[:-1]
     lines = {axis: _of_rows(plane).flatten() for axis, plane in planes.items()}
@@ -1272,7 +1272,7 @@ class Rules:
         if not any(bool((small(given.planes[axis]) == MANY).any()) for axis in tokens):
             return given
         last = given.moved(lambda p: p.movedim(features, -1), tensor.movedim(features, -1).shape)
-        made = with_rows_apart(last, tokens)
+        made = _with_rows_apart(last, tokens)
         if made is not last:
             given = made.moved(lambda p: p.movedim(-1, features), tensor.shape)
             self._known.know(tensor, given)
