@@ -274,12 +274,13 @@ class Recording:
             numbers = {value: self.tensor(value) for value in values}
         return [instead(value, now) for value, now in numbers.items()]
 
-    def length(self, exchanged: Iterable[Value], wanted: Iterable[Value]) -> int:
-        """How many operations a replay runs."""
+    def work(self, exchanged: Iterable[Value], wanted: Iterable[Value]) -> tuple[int, int]:
+        """How many operations a replay runs, and how many numbers these read."""
         made = self.made_of(exchanged)
         needed = self.needed_for(frozenset(value.memory for value in wanted))
         reads = (self.operations[number].reads for number in needed)
-        return sum(any(read.memory in made for read in each) for each in reads)
+        run = [each for each in reads if any(read.memory in made for read in each)]
+        return len(run), sum(read.shape.numel() for each in run for read in each)
 
     def needed_for(self, memories: frozenset[int]) -> list[int]:
         """The operations that some versions of memory are made by, in running order."""

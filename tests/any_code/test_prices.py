@@ -9,9 +9,9 @@ from torch import nn
 import dsf
 from dsf.inspection import InspectionError, further_mixers
 from dsf.inspection.errors import NothingCapturedError, UnreadableError
-from dsf.inspection.probing import port_choice
+from dsf.inspection.probing import port_choice, probe
 from dsf.inspection.probing.driven import read_off
-from dsf.inspection.probing.probe import MANY_OPERATIONS, Budget
+from dsf.inspection.probing.probe import MANY_OPERATIONS, Budget, share_of_pass
 from dsf.inspection.recording import Recording
 from tests.any_code import test_loops
 from tests.any_code.modules import Attention, drawn, tokens
@@ -142,11 +142,37 @@ def test_channels_that_answer_alike_but_mix_have_their_price(kind):
 
 def test_a_pass_of_many_operations_counts_as_several():
     budget = Budget(each=100)
-    budget.check(MANY_OPERATIONS, 100, 1)
+    budget.check(share_of_pass(MANY_OPERATIONS), 100, 1)
     with pytest.raises(UnreadableError, match="101"):
-        budget.check(MANY_OPERATIONS, 101, 1)
-    with pytest.raises(UnreadableError, match="102"):
-        budget.check(2 * MANY_OPERATIONS, 51, 1)
+        budget.check(share_of_pass(MANY_OPERATIONS), 101, 1)
+    with pytest.raises(UnreadableError, match="count as 102"):
+        budget.check(share_of_pass(2 * MANY_OPERATIONS), 51, 1)
+
+
+WIDE = {
+    "convolution": nn.Conv1d(CHANNELS, CHANNELS, 3, padding=1),
+    "transposed convolution": nn.ConvTranspose1d(CHANNELS, CHANNELS, 3, padding=1),
+    "all at once": nn.Sequential(
+        nn.Flatten(), nn.Linear(CHANNELS * STEPS, CHANNELS * STEPS), nn.Unflatten(1, (CHANNELS, -1))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WIDE)
+def test_a_pass_over_wide_weights_counts_as_several(kind, monkeypatch):
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.inner = nn.LayerNorm(CHANNELS), WIDE[kind]
+
+        def forward(self, x):
+            return self.inner(self.norm(x).mT).mT
+
+    model, x = drawn(Wide()), tokens(1, STEPS, CHANNELS)
+    assert len(dsf.inspect(model, x)) == 1
+    monkeypatch.setattr(probe, "MANY_NUMBERS", CHANNELS)
+    with pytest.raises(NothingCapturedError, match=r"which count as .* or the numbers they read"):
+        dsf.inspect(model, x)
 
 
 class Loop(nn.Module):
@@ -181,11 +207,11 @@ def test_a_loop_over_the_budget_is_listed_with_its_price(monkeypatch):
 
 def test_maps_of_all_modules_together_are_limited_and_said_so():
     budget = Budget(each=9, together=9, numbers=10, stored=35)
-    budget.check(1, 1, 5)
+    budget.check(1.0, 1, 5)
     with pytest.raises(UnreadableError, match=r"of the 40 .* all modules together 35 are held"):
-        budget.check(1, 1, 6)
+        budget.check(1.0, 1, 6)
     with pytest.raises(UnreadableError, match="hold 11 numbers, more than the 10"):
-        budget.check(1, 1, 11)
+        budget.check(1.0, 1, 11)
 
 
 class Highest(nn.Module):

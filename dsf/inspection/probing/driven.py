@@ -881,9 +881,9 @@ class Driven:
         return self.recording.replay([self.with_response(lambda _: response)], [wanted])[wanted]
 
     @property
-    def operations(self) -> int:
-        """How many operations run in a replay from the values to the response."""
-        return self.linear.length([self.ports.value], [self.ports.response])
+    def work(self) -> tuple[int, int]:
+        """How many operations run from the values to the response, and the numbers they read."""
+        return self.linear.work([self.ports.value], [self.ports.response])
 
     @property
     def has_own_rows(self) -> bool:

@@ -61,8 +61,11 @@ FAILURES = 2
 FAMILY = "probed"
 MAPS_TOGETHER = 4
 """All maps that are measured unasked may hold so many times the numbers that one may."""
-FEW_OPERATIONS, MANY_OPERATIONS = 4, 256
-"""A replay of fewer operations counts as a part of a pass, one of more as several passes."""
+FEW_OPERATIONS, MANY_OPERATIONS, MANY_NUMBERS = 4, 256, 2**20
+"""A replay of fewer operations counts as a part of a pass, one of more as several passes.
+
+So does one whose operations read more numbers, such as wide weights.
+"""
 AXES = {0: ("sample", "output", "input"), 1: ("sample", "channel")}
 
 
@@ -96,17 +99,13 @@ class Budget:
     spent: float = 0.0
     stored: int = 0
 
-    def exceeds(self, operations: int, passes: int) -> bool:
-        """Whether passes of so many operations are more than one map may take."""
-        return passes * share_of_pass(operations) > self.each
-
-    def check(self, operations: int, passes: int, size: int) -> None:
-        """Raise an error if passes of so many operations, or a map of a size, are too much."""
-        cost = passes * share_of_pass(operations)
+    def check(self, share: float, passes: int, size: int) -> None:
+        """Raise an error if replays that count as so much of a pass, or a map, are too much."""
+        cost = passes * share
         counted = f"{passes} forward passes of it"
         if cost != passes:
-            counted += f", which count as {cost:.0f} by their operations"
-        if self.exceeds(operations, passes):
+            counted += f", which count as {cost:.0f} by their operations or the numbers they read"
+        if cost > self.each:
             raise UnreadableError(
                 f"its map would take {counted}, more than the {self.each} that are made unasked; "
                 "pass probe=(path,) to make them, or name ports between which channels do not mix"
@@ -130,9 +129,10 @@ class Budget:
             )
 
 
-def share_of_pass(operations: int) -> float:
-    """How much of a forward pass a replay of so many operations counts as."""
-    return max(min(operations / FEW_OPERATIONS, 1.0), operations / MANY_OPERATIONS)
+def share_of_pass(operations: int, numbers: int = 0) -> float:
+    """How much of a forward pass a replay of operations that read so many numbers counts as."""
+    many = max(operations / MANY_OPERATIONS, numbers / MANY_NUMBERS)
+    return max(min(operations / FEW_OPERATIONS, 1.0), many)
 
 
 class Prober:
@@ -167,13 +167,13 @@ class Prober:
     def read(self, layer: Captured) -> StoredMap:
         self.driven = driven = self._chosen(layer)
         values, _, _ = driven.original()
-        operations = driven.operations
-        allow = partial(self._budget.check, operations)
+        share = share_of_pass(*driven.work)
+        allow = partial(self._budget.check, share)
         try:
             with at_rest():
                 self._linear = read_off(driven, values, rounding=driven.rounding, allow=allow)
         finally:
-            self._budget.spent += driven.passes * share_of_pass(operations)
+            self._budget.spent += driven.passes * share
         self._budget.stored += self._linear.weights.numel()
         if self._probe.value is not None and not _mixes(driven, self._linear):
             value, response = driven.ports.names
@@ -274,7 +274,7 @@ class Prober:
         """The pair of the steps of a loop that explains all; else what was found or is too dear."""
         for one in cells.pairs_in(call):
             driven = Driven(call, one.ports)
-            if self._budget.exceeds(driven.operations, one.cost):
+            if one.cost * share_of_pass(*driven.work) > self._budget.each:
                 found = found or one
             elif worth(driven) >= ALL:
                 return one
