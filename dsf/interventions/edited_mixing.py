@@ -6,7 +6,7 @@ kind act in the order in which they are given.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +34,12 @@ WHOLE = 1e-9
 """How far the sum of a softmax may lie from one by rounding."""
 NORMALISED = (SoftmaxAttention, GivenWeights)
 """Mixers whose rows are a softmax over keys."""
+OF_A_STATE = {
+    kinds.RoundState: "Choose other layers.",
+    kinds.StateFrom: "For attention, take over values (ValueFrom) or maps (MapFrom).",
+    kinds.Protect: "Attention moves on to later keys: Scale or Cut those edges.",
+}
+"""What to do instead where there is none."""
 Block = Float[Tensor, "*batch rows output read input"]
 
 
@@ -45,6 +51,11 @@ class EditedMixer:
     mixer: Any
     sources: Mapping[str, Inspection]
     has_samples: bool = True
+
+    @cached_property
+    def system(self) -> Operator:
+        system: Operator = self.mixer.system()
+        return system
 
     def of(self, source: kinds.Source, edit: kinds.Edit) -> InspectedLayer:
         kind = type(edit).__name__
@@ -71,11 +82,16 @@ class EditedMixer:
 def edited_response(  # noqa: PLR0912 (one for each kind of edit)
     subject: EditedMixer, edits: Sequence[kinds.Edit], plain: Tensor | None = None
 ) -> Shaped[Tensor, "*batch time output channel"]:
-    system, given = subject.mixer.system(), subject.mixer.signal()
+    system, given = subject.system, subject.mixer.signal()
     signal = given
     for edit in edits:
         if isinstance(edit, kinds.ValueFrom):
             signal = _with_values(subject, edit, signal)
+        if type(edit) in OF_A_STATE and not is_recurrent(system):
+            raise InspectionError(
+                f"intervene: {type(edit).__name__}: {subject.name} has no recurrent state that "
+                f"goes on from token to token. {OF_A_STATE[type(edit)]}"
+            )
     moving = signal - _constant_signal(subject.mixer)
     rows = [edit for edit in edits if isinstance(edit, kinds.MapEdit | kinds.Forget)]
     states = [edit for edit in edits if isinstance(edit, kinds.Forget | kinds.StateFrom)]
@@ -91,20 +107,25 @@ def edited_response(  # noqa: PLR0912 (one for each kind of edit)
             "'Reduce' among them, whose common meaning is not defined. Give them in separate calls."
         )
     if rounds:
-        response = _rounded(subject, rounds, system, signal)
+        response = _rounded(subject, rounds, signal)
     elif states:
-        response = _by_segments(subject, states, system, signal)
+        response = _by_segments(subject, states, signal)
     elif plain is None or signal is not given:
         response = respond(system, signal)
     else:
         response = plain
     protections = [edit for edit in edits if isinstance(edit, kinds.Protect)]
-    for key, tokens, where in _protected(subject, protections, system, is_exchanged=bool(states)):
+    if protections and states:
+        raise InspectionError(
+            f"intervene: {subject.name} has edits that exchange its state and a 'Protect', whose "
+            "common meaning is not defined. Give them in separate calls."
+        )
+    for key, tokens, where in _protected(subject, protections):
         response = response + torch.where(where, _spared(system, signal, key, tokens), 0)
     for edit in reductions:
-        response = response - _lost(subject, edit, system, moving)
+        response = response - _lost(subject, edit, moving)
     if rows:
-        changes = [_row_change(subject, edit, system, moving) for edit in rows]
+        changes = [_row_change(subject, edit, moving.shape[-3]) for edit in rows]
         response = response + _by_rows(system, moving, changes, response)
     for edit in edits:
         if isinstance(edit, kinds.Ablate | kinds.Mean):
@@ -125,7 +146,7 @@ def _chosen(
     subject: EditedMixer, edit: kinds.Edit, shape: Sequence[int]
 ) -> Bool[Tensor, "*batch 1 1 1"]:
     """Which entries of the batch axes an edit changes, with three more axes."""
-    system = subject.mixer.system()
+    system = subject.system
     chosen, batch = torch.ones(*shape, dtype=torch.bool), system.batch
     if edit.heads is not None:
         if len(batch) < 2:
@@ -133,9 +154,8 @@ def _chosen(
                 f"intervene: {subject.name} has one map for all of its channels, so heads="
                 f"{edit.heads} cannot be chosen. Leave 'heads' out."
             )
-        kept = torch.zeros_like(chosen)
-        kept[:, list(chosen_heads(subject.name, batch[1], edit.heads) or ())] = True
-        chosen = chosen & kept
+        heads = chosen_heads(subject.name, batch[1], edit.heads) or ()
+        chosen[:, [head for head in range(batch[1]) if head not in heads]] = False
     if edit.samples is not None:
         if not subject.has_samples:
             raise InspectionError(
@@ -144,9 +164,9 @@ def _chosen(
                 f"samples={edit.samples} cannot be chosen. Leave 'samples' out, or run a sample "
                 "alone."
             )
-        kept = torch.zeros_like(chosen)
-        kept[places("samples", edit.samples, shape[0] if shape else 1)] = True
-        chosen = chosen & kept
+        count = shape[0] if shape else 1
+        samples = places("samples", edit.samples, count)
+        chosen[~torch.isin(torch.arange(count), samples)] = False
     return chosen[(..., None, None, None)].to(system.device)
 
 
@@ -172,8 +192,7 @@ def places(name: str, tokens: kinds.Tokens, count: int) -> Tensor:
 
 def _with_values(subject: EditedMixer, edit: kinds.ValueFrom, signal: Tensor) -> Tensor:
     other = subject.of(edit.other, edit).mixer.signal()
-    steps = signal.shape[-3]
-    chosen = places("tokens", edit.tokens, steps)
+    chosen = places("tokens", edit.tokens, signal.shape[-3])
     if not len(chosen):
         return signal
     fits = _fits(other.shape[:-3], signal.shape[:-3]) and other.shape[-2:] == signal.shape[-2:]
@@ -183,13 +202,9 @@ def _with_values(subject: EditedMixer, edit: kinds.ValueFrom, signal: Tensor) ->
             f"run and {tuple(other.shape)} in the other, which must have one sample or as many, "
             "the same heads and width, and the tokens that are taken."
         )
-    other = other[..., : signal.shape[-3], :, :]
-    taken = torch.zeros(steps, 1, 1, dtype=torch.bool)
-    taken[chosen] = True
-    filled = torch.zeros_like(signal)
-    filled[..., : other.shape[-3], :, :] = other.expand(*signal.shape[:-3], *other.shape[-3:])
-    where = _chosen(subject, edit, signal.shape[:-3]) & taken.to(signal.device)
-    return torch.where(where, filled, signal)
+    filled = signal.clone()
+    filled[..., chosen, :, :] = other[..., chosen, :, :].to(signal)
+    return torch.where(_chosen(subject, edit, signal.shape[:-3]), filled, signal)
 
 
 def _fits(other: Sequence[int], here: Sequence[int]) -> bool:
@@ -199,39 +214,29 @@ def _fits(other: Sequence[int], here: Sequence[int]) -> bool:
 
 def _with_response(subject: EditedMixer, edit: kinds.ResponseEdit, response: Tensor) -> Tensor:
     put = torch.zeros_like(response)
-    if isinstance(edit, kinds.Mean):
-        put = put + response.mean(dim=-3, keepdim=True)
-        if edit.over is not None:
-            layer = subject.of(edit.over, edit)
-            there = respond(layer.mixer.system(), layer.mixer.signal())
-            sizes = [(*part.shape[1:-3], *part.shape[-2:]) for part in (response, there)]
-            if sizes[0] != sizes[1]:
-                raise InspectionError(
-                    f"intervene: Mean: the response of {subject.name} is {tuple(response.shape)} "
-                    f"in this run and {tuple(there.shape)} in the other, which must have the same "
-                    "heads and width."
-                )
-            there = there.mean(dim=(0, -3), keepdim=True).to(response)
-            put = torch.zeros_like(response) + there
+    if isinstance(edit, kinds.Mean) and edit.over is None:
+        put = response.mean(dim=-3, keepdim=True)
+    elif isinstance(edit, kinds.Mean):
+        layer = subject.of(edit.over, edit)
+        there = respond(layer.mixer.system(), layer.mixer.signal())
+        sizes = [(*part.shape[1:-3], *part.shape[-2:]) for part in (response, there)]
+        if sizes[0] != sizes[1]:
+            raise InspectionError(
+                f"intervene: Mean: the response of {subject.name} is {tuple(response.shape)} in "
+                f"this run and {tuple(there.shape)} in the other, which must have the same heads "
+                "and width."
+            )
+        put = there.mean(dim=(0, -3), keepdim=True).to(response)
     return torch.where(_chosen(subject, edit, response.shape[:-3]), put, response)
 
 
 # The state
 
 
-def _stateless(subject: EditedMixer, edit: str, cure: str) -> InspectionError:
-    return InspectionError(
-        f"intervene: {edit}: {subject.name} has no recurrent state that goes on from token to "
-        f"token. {cure}"
-    )
-
-
-def _rounded(
-    subject: EditedMixer, edits: Sequence[kinds.RoundState], system: Operator, signal: Tensor
-) -> Tensor:
+def _rounded(subject: EditedMixer, edits: Sequence[kinds.RoundState], signal: Tensor) -> Tensor:
     """The response where the state of each head is rounded; others keep theirs."""
-    if not is_recurrent(system):
-        raise _stateless(subject, "RoundState", "Choose other layers.")
+    system = subject.system
+    assert is_recurrent(system)  # noqa: S101  # asked by ``edited_response``
     where = [_chosen(subject, edit, system.batch) for edit in edits]
 
     def store(states: Tensor) -> Tensor:
@@ -245,19 +250,15 @@ def _rounded(
 
 
 def _by_segments(
-    subject: EditedMixer,
-    edits: Sequence[kinds.Forget | kinds.StateFrom],
-    system: Operator,
-    signal: Tensor,
+    subject: EditedMixer, edits: Sequence[kinds.Forget | kinds.StateFrom], signal: Tensor
 ) -> Tensor:
     """The response where the state is exchanged between tokens, one segment after the other."""
+    system = subject.system
+    assert is_recurrent(system)  # noqa: S101  # asked by ``edited_response``
     borders: dict[int, list[kinds.Forget | kinds.StateFrom]] = {}
     for edit in edits:
         (token,) = places("token", edit.token, signal.shape[-3]).tolist()
         borders.setdefault(token if isinstance(edit, kinds.Forget) else token + 1, []).append(edit)
-    if not is_recurrent(system):
-        cure = "For attention, take over values (ValueFrom) or maps (MapFrom)."
-        raise _stateless(subject, "StateFrom", cure)
     if system.steps in borders:
         raise InspectionError(
             "intervene: StateFrom: after the last token no other token reads the state. Give an "
@@ -293,22 +294,15 @@ def _exchanged(subject: EditedMixer, edit: kinds.Forget | kinds.StateFrom, now: 
                 f"intervene: StateFrom: the state of {subject.name} is {tuple(now.shape)} in this "
                 f"run and {tuple(taken.shape)} in the other."
             )
-        put = taken.expand_as(now).to(now)
+        put = taken.to(now)
     return torch.where(_chosen(subject, edit, now.shape[:-2]).squeeze(-1), put, now)
 
 
 def _protected(
-    subject: EditedMixer, edits: Sequence[kinds.Protect], system: Operator, *, is_exchanged: bool
+    subject: EditedMixer, edits: Sequence[kinds.Protect]
 ) -> list[tuple[int, set[int], Tensor]]:
     """Keys, the tokens that spare each of them, and in which entries of the batch axes."""
-    if edits and is_exchanged:
-        raise InspectionError(
-            f"intervene: {subject.name} has edits that exchange its state and a 'Protect', whose "
-            "common meaning is not defined. Give them in separate calls."
-        )
-    if edits and not is_recurrent(system):
-        cure = "Attention moves on to later keys: Scale or Cut those edges."
-        raise _stateless(subject, "Protect", cure)
+    system = subject.system
     found: list[tuple[int, set[int], Tensor]] = []
     for edit in edits:
         (key,) = places("key", edit.key, system.steps).tolist()
@@ -356,16 +350,16 @@ def _spared(system: Operator, signal: Tensor, key: int, tokens: set[int]) -> Ten
     return pad(torch.cat(parts, dim=-3) - erased, (0, 0, 0, 0, start, 0))
 
 
-def _lost(subject: EditedMixer, edit: kinds.Reduce, system: Operator, moving: Tensor) -> Tensor:
+def _lost(subject: EditedMixer, edit: kinds.Reduce, moving: Tensor) -> Tensor:
     """What the weaker directions of the Hankel block at a token pass on to later tokens."""
+    system = subject.system
     (token,) = places("token", edit.token, moving.shape[-3]).tolist()
     if token == 0:
         raise InspectionError("intervene: Reduce: before token 0 there is nothing to remember.")
     past = attention_map(system, slice(token, None))[..., : token * moving.shape[-2]]
     left, sizes, right = torch.linalg.svd(past, full_matrices=False)
-    weaker = (left[..., edit.order :] * sizes[..., None, edit.order :]) @ right[
-        ..., edit.order :, :
-    ]
+    sizes[..., : edit.order] = 0
+    weaker = (left * sizes.unsqueeze(-2)) @ right
     passed = weaker @ moving[..., :token, :, :].flatten(-3, -2)
     lost = pad(passed.unflatten(-2, (-1, system.output_size)), (0, 0, 0, 0, token, 0))
     return torch.where(_chosen(subject, edit, system.batch), lost, 0)
@@ -378,10 +372,8 @@ RowChange = tuple[Tensor, Callable[[Block, Tensor], None]]
 """The tokens whose rows of a map change, and what changes a block of rows with these tokens."""
 
 
-def _row_change(
-    subject: EditedMixer, edit: kinds.MapEdit | kinds.Forget, system: Operator, moving: Tensor
-) -> RowChange:
-    steps, read = system.steps, moving.shape[-3]
+def _row_change(subject: EditedMixer, edit: kinds.MapEdit | kinds.Forget, read: int) -> RowChange:
+    system, steps = subject.system, subject.system.steps
     written, columns = torch.arange(steps), torch.arange(read)
     renormalise = bool(getattr(edit, "renormalise", False))
     if renormalise and type(subject.mixer) not in NORMALISED:
@@ -411,7 +403,7 @@ def _row_change(
         sign = "max" if edit.keep else "min"
         change = lambda block, _: block.clamp(**{sign: 0})  # noqa: E731
     elif isinstance(edit, kinds.MapFrom):
-        change = _taken(subject, edit, system)
+        change = _taken(subject, edit)
     else:
         has_sink = getattr(subject.mixer, "sink", None) is not None
         change = _multiplied(factors, renormalise, has_sink=has_sink)
@@ -437,9 +429,7 @@ def _multiplied(
     factors: Callable[[Tensor], Tensor], renormalise: bool, *, has_sink: bool = False
 ) -> Callable[[Block, Tensor], Block]:
     def change(block: Block, rows: Tensor) -> Block:
-        factor = factors(rows).to(block)
-        factor = factor.expand(len(rows), factor.shape[-1])[:, None, :, None]
-        new = block * factor
+        new = block * factors(rows).to(block)[..., None, :, None]
         if not renormalise:
             return new
         lost = (block - new).sum(dim=-2, keepdim=True)
@@ -454,21 +444,16 @@ def _multiplied(
     return change
 
 
-def _taken(
-    subject: EditedMixer, edit: kinds.MapFrom, system: Operator
-) -> Callable[[Block, Tensor], Block]:
-    there = subject.of(edit.other, edit).mixer.system()
-
-    def map_sizes(of: Operator) -> str:
-        read = getattr(of, "read_steps", of.steps)
-        ports = f", {of.output_size} x {of.input_size} numbers for each"
-        is_plain = of.input_size == of.output_size == 1
-        return f"{of.steps} x {read} tokens{'' if is_plain else ports}"
-
-    sizes = map_sizes(system), map_sizes(there)
-    if sizes[0] != sizes[1] or not _fits(there.batch, system.batch):
+def _taken(subject: EditedMixer, edit: kinds.MapFrom) -> Callable[[Block, Tensor], Block]:
+    here, there = subject.system, subject.of(edit.other, edit).mixer.system()
+    sizes = [
+        f"{of.steps} x {getattr(of, 'read_steps', of.steps)} tokens of "
+        f"{of.output_size} x {of.input_size} numbers"
+        for of in (here, there)
+    ]
+    if sizes[0] != sizes[1] or not _fits(there.batch, here.batch):
         raise InspectionError(
-            f"intervene: MapFrom: the maps of {subject.name} are {tuple(system.batch)} with "
+            f"intervene: MapFrom: the maps of {subject.name} are {tuple(here.batch)} with "
             f"{sizes[0]} in this run, but {tuple(there.batch)} with {sizes[1]} in the other. Both "
             "prompts must have the same length, and both runs the same heads; the other has one "
             "sample or as many."
