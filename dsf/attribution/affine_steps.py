@@ -162,8 +162,8 @@ class Follower(Functions):
         self._followed: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        before, self.resting = self.resting, True
+    def set(self, *, resting: bool) -> Iterator[None]:
+        before, self.resting = self.resting, resting
         try:
             yield
         finally:
@@ -183,7 +183,7 @@ class Follower(Functions):
         self.follow(output, step)
         return step
 
-    def follow(self, tensor: Tensor, what: Followed) -> None:
+    def follow(self, tensor: Tensor, what: Followed | None) -> None:
         self._followed[tensor] = what
 
     def forget(self) -> None:

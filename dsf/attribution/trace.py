@@ -175,14 +175,10 @@ class MixerCall:
         added = next((part for part in shaped if is_output(layer, mixed + part, put_out)), None)
         if added is None:
             raise _differs(layer.name)
-        made = MixerStep.of(follower, layer, whole, source, put_out - added)
-        stream = follower.find(added)
-        if stream is None:
-            follower.add(put_out, (made.step,), lambda x: x, added)
-        elif isinstance(stream, Step):
-            follower.add(put_out, (made.step, stream), torch.add)
-        else:
-            follower.follow(put_out, stream)
+        own = put_out - added
+        made = MixerStep.of(follower, layer, whole, source, own)
+        with follower.set(resting=False):
+            follower.follow(put_out, follower.find(own + added))
         return made
 
     def enter(self, follower: Follower, arguments: Any) -> None:
@@ -193,20 +189,12 @@ class MixerCall:
         for part in _numbers_in(arguments):
             if part.shape[-1:] != wanted.shape[-1:] or part.numel() != wanted.numel():
                 continue
-            laid_out = part.reshape(wanted.shape)
-            if not _near(laid_out, wanted, _tolerance(self._layer)):
-                continue
-            source = follower.find(part)
-            if not isinstance(source, Step):
+            with follower.set(resting=False):
+                laid_out = part.reshape(wanted.shape)
+            if _near(laid_out, wanted, self._limit):
+                source = follower.find(laid_out)
+                self._source = source if isinstance(source, Step) else None
                 return
-            self._source = source
-            if part.shape != wanted.shape:
-                self._source = follower.add(
-                    laid_out,
-                    (source,),
-                    lambda x, n=part.ndim: x.reshape(*x.shape[: x.ndim - n], *wanted.shape),
-                )
-            return
 
     def leave(self, follower: Follower, output: Any) -> list[MixerStep]:
         """Record the output of a module as a step, if it is that of the mixer."""
@@ -346,7 +334,7 @@ class Trace:
         if self._follower.resting:
             return
         call = None
-        with self._follower.paused():
+        with self._follower.set(resting=True):
             if name in self.blocks and not self.is_complete:
                 self._add_stream(f"before {name}", (args, named))
             if self.states:
@@ -359,9 +347,9 @@ class Trace:
 
     def _after(self, name: str, module: nn.Module, args: Any, named: Any, output: Any) -> None:
         if self._running and self._running[-1][0] == name:
-            self._follower.resting = False
-            with self._follower.paused():
+            with self._follower.set(resting=True):
                 self._record(module, (args, named), output)
+            self._follower.resting = False
 
     def _record(self, module: nn.Module, given: Any, output: Any) -> None:
         made = [one for around in self._inner() for one in around.leave(self._follower, output)]
