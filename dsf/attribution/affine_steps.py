@@ -28,23 +28,16 @@ from dsf.inspection.whole.stages import Project, Scale, transposed
 
 @dataclass(frozen=True, eq=False)
 class Functional:
-    """``<weights, result>``, a linear functional of a result of this ``shape``.
+    """``<weights, result>``, a linear functional of a result.
 
     A logit belongs to one token: the weights may be those of some ``places``, zero elsewhere.
     """
 
     weights: Tensor
-    shape: torch.Size
     places: tuple[slice, ...] = ()
 
-    def dense(self) -> Tensor:
-        """Its numbers at all places."""
-        full = self.weights.new_zeros(self.shape)
-        full[self.places] = self.weights
-        return full
-
     def pair(self, result: Tensor, *, absolute: bool = False) -> Float[Tensor, " sample"]:
-        return paired(self.weights, result.expand(self.shape)[self.places], absolute=absolute)
+        return paired(self.weights, result[self.places], absolute=absolute)
 
 
 def paired(weights: Tensor, result: Tensor, *, absolute: bool = False) -> Float[Tensor, " sample"]:
@@ -119,7 +112,9 @@ def adjoints(
 ) -> dict[Step, Tensor]:
     """Carry ``functional`` of ``stop`` back to the ``wanted`` steps, and not beyond ``ends``."""
     found = {step: functional.weights.new_zeros(()).expand(step.shape) for step in wanted}
-    waiting = {stop: functional.dense()}
+    everywhere = functional.weights.new_zeros(stop.shape)
+    everywhere[functional.places] = functional.weights
+    waiting = {stop: everywhere}
     while waiting:
         step = max(waiting, key=lambda step: step.number)
         given = waiting.pop(step)

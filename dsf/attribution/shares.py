@@ -6,11 +6,10 @@ mixer. Every run is the sum of all its paths, whose number grows exponentially w
 strongest ones are found from the end, the largest share first.
 """
 
-import heapq
+from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import count as counted
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -278,15 +277,16 @@ class Paths(Sequence[Path]):
 class _End(NamedTuple):
     """A path as far as it was followed back: to one token of a mixer, or of the first stream.
 
-    ``rank`` is minus the absolute share of all paths with this end; ``path`` has the edges after
-    it; ``at`` is the mixer.
+    ``path`` has the edges after it, and the share of all paths with this end; ``at`` is the mixer.
     """
 
-    rank: float
-    number: int
     path: Path
     at: MixerStep | None
     adjoint: Tensor
+
+
+def _rank(end: _End) -> float:
+    return -abs(end.path.share)
 
 
 def strongest_paths(
@@ -299,11 +299,9 @@ def strongest_paths(
     """
     root, first = into.streams[0]
     from_tokens = {root: first} | into.from_tokens
-    numbers, kept, continued = counted(), count + most, 0
+    kept, continued = count + most, 0
 
-    def back(
-        stop: Step, functional: Functional, layer: str, query: int, edges: tuple[Edge, ...]
-    ) -> Iterator[_End]:
+    def back(stop: Step, functional: Functional, behind: _End | None = None) -> Iterator[_End]:
         """What the number has directly from each token of the first stream and of mixers."""
         earlier = {each.step: each for each in into.mixers if each.step.number <= stop.number}
         ends = [root, *earlier]
@@ -314,20 +312,20 @@ def strongest_paths(
         for at in largest.tolist():
             place, token = divmod(at, shares.shape[1])
             share, step = shares[place, token].item(), ends[place]
+            passed: tuple[Edge, ...] = ()
+            if behind is not None and behind.at is not None:
+                passed = Edge(behind.at.name, behind.path.token, token), *behind.path.edges
             if share:
-                passed = (Edge(layer, query, token), *edges) if layer else ()
                 adjoint = carried[step][sample, token].clone()
-                path = Path(token, passed, share)
-                yield _End(-abs(share), next(numbers), path, earlier.get(step), adjoint)
+                yield _End(Path(token, passed, share), earlier.get(step), adjoint)
 
-    waiting = list(back(into.stop, functional, "", 0, ()))
-    heapq.heapify(waiting)
+    waiting = sorted(back(into.stop, functional), key=_rank)
     found: list[_End] = []
     while waiting and len(found) < count:
         end = waiting[0]
         if end.at is not None and continued == most:
             break
-        heapq.heappop(waiting)
+        del waiting[0]
         if end.at is None:
             found.append(end)
             continue
@@ -335,10 +333,9 @@ def strongest_paths(
         given = end.adjoint.new_zeros(end.at.step.shape)
         given[sample, end.path.token] = end.adjoint
         (moved,) = pulled_back(end.at.step, given)
-        behind = Functional(moved, moved.shape)
-        for each in back(end.at.source, behind, end.at.name, end.path.token, end.path.edges):
-            heapq.heappush(waiting, each)
+        for each in back(end.at.source, Functional(moved), end):
+            insort(waiting, each, key=_rank)
     is_settled = len(found) == count or not waiting
-    complete = found + [end for end in waiting if end.at is None]
-    strongest = tuple(end.path for end in heapq.nsmallest(count, complete))
+    complete = sorted(found + [end for end in waiting if end.at is None], key=_rank)
+    strongest = tuple(end.path for end in complete[:count])
     return Paths(strongest, total, continued, is_settled, sample)

@@ -25,10 +25,6 @@ PLACED_AXES = 3
 """Number of axes of logits, or of a stream, with tokens on the second."""
 MIN_LOGIT_AXES = 2
 """Minimum number of axes of logits: a row of classes for every sample."""
-_CURES = {
-    True: "Have the model return logits, with one row for every sample.",
-    False: "Give a function that takes one number for every sample from them.",
-}
 LINEAR_TOL = 1e-8
 """Maximum relative difference from a linear functional that rounding explains."""
 
@@ -52,10 +48,10 @@ def functional_of(
 ) -> Functional:
     """The functional of ``target``, minus that of ``against``, at a position of ``logits``."""
     if logits.ndim < MIN_LOGIT_AXES or (logits.ndim > PLACED_AXES and not callable(target)):
-        axes = "'sample class' or 'sample time class'"
         raise ValueError(
-            f"what the model returns has the sizes {tuple(logits.shape)}, but logits "
-            f"have the axes {axes}. " + _CURES[logits.ndim < MIN_LOGIT_AXES]
+            f"what the model returns has the sizes {tuple(logits.shape)}, but logits have the axes "
+            "'sample class' or 'sample time class'. Have the model return one row for every "
+            "sample; from more axes, a function as 'target' may take one number for each."
         )
     if callable(target):
         if against is not None:
@@ -83,9 +79,7 @@ def functional_of(
                     "'against'."
                 )
             weights[places_of] += sign
-    if logits.ndim < PLACED_AXES:
-        return Functional(weights, weights.shape)
-    return _at(places, weights, logits)
+    return Functional(weights) if logits.ndim < PLACED_AXES else _at(places, weights)
 
 
 def or_predicted(
@@ -96,8 +90,7 @@ def or_predicted(
         return target, against
     rows = logits
     if logits.ndim >= PLACED_AXES:
-        samples = torch.arange(len(logits), device=logits.device)
-        rows = logits[samples, torch.tensor(_places(logits, position, shown), device=logits.device)]
+        rows = logits[list(range(len(logits))), _places(logits, position, shown)]
     if rows.shape[-1] < 2:
         raise ValueError(
             "'target' expected a number or a function of the logits, got None: logits of the sizes "
@@ -161,15 +154,14 @@ def along(
     if vector.is_complex() or not bool(vector.isfinite().all()):
         raise ValueError("a vector over a stream must be real and finite, but it is not.")
     weights = vector.to(stream).expand(stream.shape[0], *width)
-    return _at(_places(stream, position, shown), weights, stream)
+    return _at(_places(stream, position, shown), weights)
 
 
-def _at(places: Sequence[int], weights: Tensor, result: Tensor) -> Functional:
-    first, last = min(places), max(places)
-    placed = weights.new_zeros(len(weights), last + 1 - first, *weights.shape[1:])
-    for sample, place in enumerate(places):
-        placed[sample, place - first] = weights[sample]
-    return Functional(placed, result.shape, (slice(None), slice(first, last + 1)))
+def _at(places: Sequence[int], weights: Tensor) -> Functional:
+    first, stop = min(places), max(places) + 1
+    placed = weights.new_zeros(len(weights), stop - first, *weights.shape[1:])
+    placed[list(range(len(placed))), [place - first for place in places]] = weights
+    return Functional(placed, (slice(None), slice(first, stop)))
 
 
 def _places(logits: Tensor, position: Positions, shown: Shown) -> list[int]:
@@ -237,10 +229,10 @@ def _of_function(function: Callable[[Tensor], Tensor], logits: Tensor) -> Functi
                 "a logit or a difference of logits."
             )
     if functional.ndim < PLACED_AXES or not bool(functional.any()):
-        return Functional(functional, functional.shape)
+        return Functional(functional)
     places = functional.flatten(2).any(dim=-1).any(dim=0).nonzero()
     some = slice(None), slice(int(places[0]), int(places[-1]) + 1)
-    return Functional(functional[some], functional.shape, some)
+    return Functional(functional[some], some)
 
 
 def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, " sample"]:
