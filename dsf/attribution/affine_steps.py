@@ -7,7 +7,7 @@ the model; replayed on a part of it, the contribution of that part; replayed bac
 of a number.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -77,12 +77,11 @@ def replayed(
         given = [known[source] for source in step.sources]
         some = next((part for part in given if part is not None), None)
         result = None
-        if some is not None:
+        if some is not None and step.linear is not None:
             sized = zip(given, step.sources, strict=True)
-            full = [
+            full = (
                 some.new_zeros(len(some), *of.shape) if part is None else part for part, of in sized
-            ]
-            assert step.linear is not None  # noqa: S101  # it has sources
+            )
             result = step.linear(*full)
         if constants and step.rest is not None:
             rest = step.rest.unsqueeze(0)
@@ -99,10 +98,9 @@ def replayed(
 def pulled_back(step: Step, given: Tensor) -> tuple[Tensor, ...]:
     """The adjoint of a step: by how much the results it takes move ``<given, its result>``."""
     assert step.linear is not None  # noqa: S101  # it has sources
-    known = getattr(step.linear, "adjoint", None)
+    known = getattr(step.linear, "adjoint", None)  # of stages, which have one source
     if known is not None:
-        moved = known(given)
-        return moved if isinstance(moved, tuple) else (moved,)
+        return (known(given),)
     front = [torch.Size((1, *source.shape)) for source in step.sources]
     return tuple(by[0] for by in transposed(step.linear, front, given.unsqueeze(0)))
 
@@ -245,23 +243,25 @@ class Follower(Functions):
         elif name in NORMS and leads and len(found) == 1 and isinstance(first, Step):
             self.add(output, (first,), *NORMS[name](*args, **kwargs))
         elif (streams := _streams(name, args, found, leads=leads)) is not None:
-            sources = [step for _, step in streams]
-            tensors = [part for part, _ in streams]
-            self._add_all(
-                pieces(without_writing(name, func), args, kwargs, output, tensors), sources
-            )
+            self._add_linear(without_writing(name, func), args, kwargs, output, streams)
         else:
             reasons = [what for _, what in found if isinstance(what, str)]
             for each in tensors_in(output):
                 self.follow(each, reasons[0] if reasons else name)
 
-    def _add_all(
-        self, pieces: Iterable[tuple[Tensor, Linear, Tensor | None]], sources: Sequence[Step]
+    def _add_linear(
+        self,
+        func: Function,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        streams: Sequence[tuple[Tensor, Step]],
     ) -> None:
-        """Follow tensors that are affine in the same steps, which may all be gates."""
+        """Follow what a call put out that is affine in ``streams``; of gates alone it is a gate."""
+        tensors, sources = zip(*streams, strict=True)
         is_gate = all(step.is_gate for step in sources)
-        for output, linear, rest in pieces:
-            self.add(output, sources, linear, rest, is_gate=is_gate)
+        for each, linear, rest in pieces(func, args, kwargs, output, tensors):
+            self.add(each, sources, linear, rest, is_gate=is_gate)
 
     def _written_through(self, written: Tensor, name: str) -> None:
         """What lies in the same memory holds from now on what was written into a tensor."""
@@ -274,7 +274,6 @@ class Follower(Functions):
     def _write(self, whole: Tensor, index: Any, value: Any) -> None:
         """Follow a tensor into which ``value`` has just been written, no entry twice."""
         followed = [self.find(part) for part in (whole, value)]
-        sources = [what for what in followed if isinstance(what, Step)]
         by_stream = any(self.find(part) is not None for part in tensors_in(index))
         self.follow(whole, "setitem")
         if by_stream or any(isinstance(what, str) for what in followed):
@@ -290,8 +289,8 @@ class Follower(Functions):
 
         pairs = list(zip((whole, value), followed, strict=True))
         args = tuple(part.clone() if what is None else part for part, what in pairs)
-        streams = [part for part, what in pairs if what is not None]
-        self._add_all(pieces(written, args, {}, whole, streams), sources)
+        streams = [(part, what) for part, what in pairs if isinstance(what, Step)]
+        self._add_linear(written, args, {}, whole, streams)
 
 
 def _streams(
@@ -307,12 +306,10 @@ def _streams(
     if name in MIXING:
         values = [known for known in steps if len(args) > 2 and known[0] is args[2]]
         return values if len(values) == 1 else None
-    if name in DIVIDING and not leads:
-        return None
     if name in MULTIPLYING or name in DIVIDING:
         chosen = [(part, step) for part, step in steps if not step.is_gate] or steps
-        leading = name not in DIVIDING or (bool(chosen) and chosen[0][0] is args[0])
-        return chosen if len(chosen) == 1 and leading else None
+        if len(chosen) == 1 and (name in MULTIPLYING or chosen[0][0] is args[0]):
+            return chosen
     return None
 
 
@@ -343,13 +340,10 @@ def pieces(
         args, kwargs = tree_unflatten(filled, tree)
         return func(*args, **kwargs)
 
-    still = None if name in HOMOGENEOUS else again(*map(torch.zeros_like, streams))
-    if isinstance(output, Tensor):
-        yield output, _linear_part(again, still), unless_zero(still)
-        return
-    for k, each in enumerate(output):
-        part, rest = lambda *given, k=k: again(*given)[k], None if still is None else still[k]
-        yield each, _linear_part(part, rest), unless_zero(rest)
+    still = None if name in HOMOGENEOUS else tensors_in(again(*map(torch.zeros_like, streams)))
+    for k, each in enumerate(tensors_in(output)):
+        rest = None if still is None else unless_zero(still[k])
+        yield each, _linear_part(lambda *given, k=k: tensors_in(again(*given))[k], rest), rest
 
 
 def secant(value: Tensor, given: Tensor) -> Callable[[Tensor], Tensor]:
@@ -367,9 +361,7 @@ def smallest(
     return lambda x: value * (x * along).sum(dim=-1, keepdim=True), unless_zero(rest)
 
 
-def _linear_part(call: Callable[..., Tensor], still: Tensor | None) -> Linear:
-    constant = unless_zero(still)
-
+def _linear_part(call: Callable[..., Tensor], constant: Tensor | None) -> Linear:
     def linear(*given: Tensor) -> Tensor:
         result = vmap(call)(*given)
         return result if constant is None else result - constant
@@ -486,10 +478,9 @@ def layer_norm(
 ) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
     """A layer norm that divides by the deviation of this run: its linear part, and its bias."""
     axes = tuple(range(-len(shape), 0))
-    factor = (given.var(dim=axes, correction=0, keepdim=True) + eps).rsqrt()
-    factor = factor if weight is None else factor * weight
+    scale, _ = rms_norm(given - given.mean(dim=axes, keepdim=True), shape, weight, eps)
     rest = None if bias is None else bias.expand(given.shape)
-    return lambda x: (x - x.mean(dim=axes, keepdim=True)) * factor, rest
+    return lambda x: scale(x - x.mean(dim=axes, keepdim=True)), rest
 
 
 def rms_norm(
