@@ -9,10 +9,10 @@ pass of the model itself.
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import NoReturn, get_args
 
 import numpy as np
 import torch
@@ -79,12 +79,12 @@ class Attribution(Shares):
         value, tokens, layers, total, embedding, streams, remainder: as for ``Shares``.
     """
 
-    _mixed: dict[str, "MixerShares"] = field(repr=False)
-    _size: Float[Tensor, " sample"] = field(repr=False)
-    _into: "Decomposition" = field(repr=False)
-    _functional: Functional = field(repr=False)
-    _chosen: tuple[Chosen, Chosen] = field(repr=False, default=(None, None))
-    _unit: str = field(repr=False, default="")
+    _mixed: dict[str, "MixerShares"]
+    _size: Float[Tensor, " sample"]
+    _into: Decomposition
+    _functional: Functional
+    _chosen: tuple[Chosen, Chosen] = (None, None)
+    _unit: str = ""
 
     @property
     def error(self) -> float:
@@ -323,8 +323,8 @@ class Attribution(Shares):
 
     def _without(self, part: Record, cut: Tensor | float, sample: int) -> Tensor:
         """The number where an edge or head of one sample is taken away in part; 1 for all of it."""
-        mixed, name = self._mixed[part["layer"]], part["layer"]
-        changed = mixed.without(cut * mixed.lost(part, sample))
+        name = part["layer"]
+        changed = self._mixed[name].without(part, cut, sample)
         return self._functional.pair(self._into.live.result({name: changed}, self._into.number))
 
     @cached_property
@@ -477,14 +477,16 @@ class MixerShares:
     def edge_sums(self, moved: Tensor, values: Tensor, heads: Chosen = None) -> Edges:
         whole = self.whole()
         maps, written, read = whole.map_shape
-        taken = chosen_heads(self.mixer.name, maps[1] if len(maps) > 1 else 1, heads)
+        count = maps[1:2].numel()
+        taken = chosen_heads(self.mixer.name, count, heads)
         rows = max(1, MAX_ENTRIES // (maps.numel() * read))
         sums = []
         for start in range(0, written, rows):
             block = slice(start, min(start + rows, written))
             edges = _weighted(whole.mixing_map(block), moved[..., block, :], values)
-            edges = edges if taken is None or edges.ndim == 3 else edges[:, list(taken)]
-            sums.append(edges.flatten(1, -3).sum(dim=1) if edges.ndim > 3 else edges)
+            edges = edges.reshape(len(edges), count, -1, *edges.shape[-2:])
+            edges = edges if taken is None else edges[:, list(taken)]
+            sums.append(edges.sum(dim=(1, 2)))
         return torch.cat(sums, dim=1)
 
     @torch.inference_mode(False)
@@ -496,9 +498,8 @@ class MixerShares:
         else:
             response = whole.mixed(whole.enter.linear(self.given).unsqueeze(0))[0]
         maps, *_ = whole.map_shape
-        # sample head channel, or sample channel
         each = (moved * as_values(response, whole.mixer.value)).sum(dim=-2)
-        return each.reshape(len(each), maps[1] if len(maps) > 1 else 1, -1).sum(dim=-1)
+        return each.reshape(len(each), maps[1:2].numel(), -1).sum(dim=-1)
 
     def forgotten(self, moved: Tensor) -> tuple[Tensor, Tensor] | None:
         """For all pairs of an eraser and a key what the number would gain; None without a state."""
@@ -540,32 +541,22 @@ class MixerShares:
             (moved,) = torch.autograd.grad(whole.leaving(response), response, adjoint)
         return as_values(moved, whole.mixer.value)
 
-    def lost(self, part: Record, sample: int) -> Tensor:
-        """What an edge or a head of one sample adds to the response, in the axes of the values."""
-        whole = self.whole()
-        response = as_values(self.response(), whole.mixer.value)
-        lost = torch.zeros_like(response)
-        if "head" not in part:
-            query, key = part["query"], part["key"]
-            row = whole.mixing_map(slice(query, query + 1))[sample, ..., 0, key]
-            value = whole.mixer.value[sample, ..., key, :]
-            row = row if row.ndim == value.ndim else row[..., None]
-            lost[sample, ..., query, :] = row * value
-            return lost
-        at: Any = slice(None)  # one map for all channels
-        if response.ndim == 4:
-            at = part["head"]
-        elif len(whole.map_shape[0]) > 1:
-            at = slice(None), part["head"]
-        lost[sample][at] = response[sample][at]
-        return lost
-
-    def without(self, lost: Tensor) -> Tensor:
-        """The change of the output where this is taken away from the response."""
+    def without(self, part: Record, cut: Tensor | float, sample: int) -> Tensor:
+        """The change of the output where an edge or a head of one sample is lost in part."""
         whole, response = self.whole(), self.response()
+        lost = torch.zeros_like(response)
+        if "head" in part:
+            heads = whole.map_shape[0][1:2].numel(), -1
+            place = sample, slice(None), part["head"]
+            lost.unflatten(-1, heads)[place] = response.unflatten(-1, heads)[place]
+        else:
+            query, key = part["query"], part["key"]
+            value = whole.mixer.value[sample, ..., key, :]
+            row = whole.mixing_map(slice(query, query + 1))[sample, ..., 0, key]
+            row = row if row.ndim == value.ndim else row[..., None]
+            lost[sample, query] = (row * value).flatten()
         leaving = whole.leave if whole.leaving is None else whole.leaving
-        left = response - as_tokens(lost.unsqueeze(-2), whole.mixer.value)
-        return leaving(left) - leaving(response)
+        return leaving(response - cut * lost) - leaving(response)
 
 
 def _weighted(map: Tensor, moved: Tensor, values: Tensor) -> Tensor:
