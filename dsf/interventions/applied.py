@@ -20,13 +20,11 @@ from dsf.inspection.families.registry import known_modules
 from dsf.inspection.model_input import numbers_in
 from dsf.inspection.results.layers import Inspection
 from dsf.inspection.seen_attentions import CallKey, Exchange, Followed, following, joined
-from dsf.interventions.edits import Cut, Edit, MapFrom, Mean, Reduce
+from dsf.interventions.edits import Cut, Edit, MapFrom, Mean, Reduce, Tokens
 from dsf.interventions.intervention import Planned, checked_edits, checked_sources, live_model
 
-SEVERAL = ("query", "key", "tokens")
-"""Fields of edits that may hold several tokens."""
-ONE = ("token", "from_", "until")
-"""Fields that hold one token."""
+TOKENS = ("query", "key", "tokens", "token", "from_", "until")
+"""Fields of edits that hold tokens."""
 
 
 @contextmanager
@@ -123,15 +121,13 @@ def _exchange(
 
 def _present(edit: Edit, steps: int) -> Edit:
     """The edit of the tokens that there are; one that changes nothing if there are none."""
-    names = {each.name for each in fields(edit)}
-    several: dict[str, Any] = {}
-    for name in names.intersection((*SEVERAL, *ONE)):
-        value = getattr(edit, name)
-        if isinstance(value, int) and not -steps <= value < steps:
-            if name in ONE or type(edit).__name__ == "Protect":
+    present: dict[str, Any] = {}
+    for each in fields(edit):
+        value = getattr(edit, each.name)
+        given = value if isinstance(value, list) else [value]
+        there = [one for one in given if not isinstance(one, int) or -steps <= one < steps]
+        if each.name in TOKENS and there != given:
+            if each.type != Tokens:
                 return Cut(edit.layer, key=[])
-            several[name] = []
-        elif isinstance(value, list):
-            is_there = (not isinstance(each, int) or -steps <= each < steps for each in value)
-            several[name] = [each for each, there in zip(value, is_there, strict=True) if there]
-    return replace(edit, **several)
+            present[each.name] = there
+    return replace(edit, **present)
