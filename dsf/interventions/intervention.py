@@ -207,7 +207,6 @@ class Planned:
 
     name: str
     mixer: type
-    samples: int
     has_samples: bool
     is_batch: bool
     steps: int
@@ -224,9 +223,9 @@ class Planned:
             call.arguments["heads"] = self.heads
         (captured,) = captured_layers(call, self.adapter, self.family)
         mixer = self.adapter.read(captured)
-        plain = respond(mixer.system(), mixer.signal())
-        clean = self.adapter.finished(captured, mixer, plain)
         subject = EditedMixer(captured.name, mixer, self.sources, self.has_samples)
+        plain = respond(subject.system, mixer.signal())
+        clean = self.adapter.finished(captured, mixer, plain)
         edited = edited_response(subject, self.edits, plain)
         changed = self.adapter.finished(captured, mixer, edited)
         moved = changed != clean
@@ -260,15 +259,15 @@ class LiveModel:
         inside, chosen = chosen_layers(every, within), []
         for number, edits in enumerate(wanted):
             with _named(number, edits, wanted):
-                chosen.append([chosen_layers(every, edit.layer) & inside for edit in edits])
+                chosen.append([(edit, chosen_layers(every, edit.layer) & inside) for edit in edits])
         plans: list[dict[CallKey, Planned]] = [{} for _ in wanted]
         limits = Limits(guarded=dtype_of(self._model) is torch.float64)
         for (call, adapter, family, key), several in zip(self._found, names, strict=True):
-            there: dict[int, tuple[Edit, ...]] = {}
-            for number, (edits, layers) in enumerate(zip(wanted, chosen, strict=True)):
-                pairs = zip(edits, layers, strict=True)
-                if mine := tuple(edit for edit, those in pairs if those.intersection(several)):
-                    there[number] = mine
+            there = {
+                number: mine
+                for number, pairs in enumerate(chosen)
+                if (mine := tuple(edit for edit, those in pairs if those.intersection(several)))
+            }
             if not there:
                 continue
             layers_of_call = [build() for _, build in rebuild(call, adapter, family, limits)]
@@ -288,7 +287,6 @@ class LiveModel:
                 plans[number][key] = Planned(
                     name=call.name,
                     mixer=type(layer.mixer),
-                    samples=self.samples,
                     has_samples=has_samples,
                     is_batch=has_samples and layer.system.batch[0] == self.samples,
                     steps=layer.system.steps,

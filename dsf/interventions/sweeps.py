@@ -170,14 +170,14 @@ class SweepRun:
         left = [at for at in range(len(self.plans)) if at not in finished]
         while left:
             first = self.plans[left[0]]
-            kind, most = _kind(first), self.together
+            kind, most = self._kind(first), self.together
             if most is None:
                 steps = max((planned.steps for planned in first.values()), default=1)
                 room = MAX_TOKENS.get(self.live.clean.device.type, MAX_TOKENS_ELSEWHERE)
                 most = max(1, min(MAX_RUNS, room // (steps * len(self.live.clean))))
             batch = left[:1]
             if kind is not None and self.joins.get(_anywhere(kind), True):
-                batch = [at for at in left if _kind(self.plans[at]) == kind][:most]
+                batch = [at for at in left if self._kind(self.plans[at]) == kind][:most]
             rows = self._joined(batch, kind) if kind is not None and len(batch) > 1 else None
             for number, at in enumerate(batch):
                 yield at, self.live.changed(self.plans[at]) if rows is None else rows[number]
@@ -225,6 +225,20 @@ class SweepRun:
             found[key] = replace(planned, edits=tuple(edits))
         return found
 
+    def _kind(self, plan: Plan) -> Kind | None:
+        """What two runs must have in common to share a batch; None where they cannot."""
+        alone: Any = kinds.Reduce
+        if self.live.samples > 1:
+            alone = alone | kinds.MapFrom | kinds.ValueFrom | kinds.StateFrom
+        found: list[Any] = []
+        for key, planned in plan.items():
+            edits = planned.edits
+            acting = [part for part, of in ACTING.items() if any(isinstance(e, of) for e in edits)]
+            if not planned.is_batch or any(isinstance(edit, alone) for edit in edits):
+                return None
+            found.append((key, planned.mixer, *acting))
+        return tuple(found) or None
+
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
     limit = BATCH_TOL.get(other.dtype, BATCH_TOL_ELSEWHERE)
@@ -232,26 +246,11 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 
 ACTING: Mapping[str, Any] = {
-    "reduction": kinds.Reduce,
     "state": kinds.Forget | kinds.StateFrom,
     "protection": kinds.Protect,
     "map": kinds.MapEdit,
 }
 """Edits by that of a mixer on which they act, where two kinds in one layer exclude each other."""
-
-
-def _kind(plan: Plan) -> Kind | None:
-    """What two runs must have in common to share a batch; None where they cannot."""
-    found: list[Any] = []
-    for key, planned in plan.items():
-        edits = planned.edits
-        acting = [part for part, of in ACTING.items() if any(isinstance(e, of) for e in edits)]
-        taking = kinds.MapFrom | kinds.ValueFrom | kinds.StateFrom
-        takes = any(isinstance(edit, taking) for edit in edits)
-        if not planned.is_batch or "reduction" in acting or (takes and planned.samples > 1):
-            return None
-        found.append((key, planned.mixer, *acting))
-    return tuple(found) or None
 
 
 def _anywhere(kind: Kind) -> Kind:
