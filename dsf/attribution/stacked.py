@@ -6,7 +6,6 @@ as a feed-forward layer.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -21,13 +20,7 @@ from torch import Tensor, nn
 from dsf.attribution.affine_steps import Step, leading_to, replayed
 from dsf.attribution.attribution import Attribution, shares_of
 from dsf.attribution.shares import Decomposition
-from dsf.attribution.targets import (
-    Positions,
-    Target,
-    along,
-    functional_of,
-    or_predicted,
-)
+from dsf.attribution.targets import Positions, Target, along, functional_of, or_predicted
 from dsf.attribution.trace import MixerStep, Trace, calls_by_module
 from dsf.evaluate.memory_plan import check_room
 from dsf.inspection.adapter import Adapter
@@ -358,9 +351,8 @@ def stack(
         >>> torch.testing.assert_close(whole, stack.hidden[-1])
     """
     given = model_input(model, inputs, named, where="stack")
-    model = wide_copy(given.model, adapters)
-    model.requires_grad_(False)
-    inputs, named = in_float64(given.inputs), in_float64(given.named)
+    model = wide_copy(given.model, adapters).requires_grad_(False)
+    inputs, named = in_float64((given.inputs, given.named))
     question = Examination(
         inputs=inputs,
         named=named,
@@ -374,13 +366,12 @@ def stack(
     found = blocks_of(model, list(calls_by_module(inspection.layers)), blocks)
     model.eval()
 
-    def run(inside: AbstractContextManager[None] | None = None) -> Any:
+    def run() -> Any:
         where = ModuleStack(model, claimed=set())
         with (
             torch.random.fork_rng(),
             plain_experts(model),
             guarded(model),
-            nullcontext() if inside is None else inside,
             where.followed(),  # attention as inspected: other ways differ in padding
             recording_attention(model, where, []),
         ):
@@ -388,7 +379,8 @@ def stack(
 
     trace = Trace(model, run, list(found), inspection.layers)
     with torch.no_grad():
-        run(trace.recorded())
+        with trace.recorded():
+            run()
         with torch.random.fork_rng(), plain_experts(model), guarded(model):
             for _, check in trace.closed:
                 check()

@@ -56,16 +56,15 @@ def closed(
     def check() -> None:
         # Of any two tokens some run keeps the one and changes the other: they differ in some digit.
         places = torch.arange(before.shape[1], device=before.device)
-        digits = ((places >> digit) % 2 == 0 for digit in range(len(places).bit_length()))
-        for unchanged in (part for even in digits for part in (even, ~even)):
-            kept_one = unchanged.unsqueeze(-1)
-            changed = partial(
-                lambda same, part: torch.where(same, part, 0.9 * part.flip(1)), kept_one
+        digits = range((len(places) - 1).bit_length())
+        for same in ((places >> digit) % 2 == side for digit in digits for side in (0, 1)):
+            args, named = tree_map_only(
+                Tensor,
+                lambda part, same=same[:, None]: torch.where(same, part, 0.9 * part.flip(1)),
+                kept,
             )
-            args, named = tree_map_only(Tensor, changed, kept)
-            again = tensors_in(module(*args, **named))[0][:, unchanged]
-            now = before[:, unchanged]
-            if now.numel() and not (again - now).abs().max() <= SAME_TOKEN_TOL * now.abs().max():
+            now, again = (part[:, same] for part in (before, tensors_in(module(*args, **named))[0]))
+            if not (again - now).abs().max() <= SAME_TOKEN_TOL * now.abs().max():
                 raise UnreadableError(
                     f"stack: {name} mixes tokens, but no adapter read it as a token mixer. Write "
                     "an adapter for it, and pass it as stack(model, ..., adapters=(MINE,))."
@@ -126,11 +125,11 @@ class MixerCall:
     def __init__(self, mixers: Sequence[tuple[InspectedLayer, AffineLayer]], arguments: Any):
         self._mixers, self._streams = mixers, _numbers_in(arguments)
         self._limit = max(_tolerance(layer) for layer, _ in mixers)
-        layer, whole = mixers[0]
-        taken = (part for part in self._streams if _near(part, whole.given, self._limit))
-        self._given = next(taken, None) if len(mixers) > 1 or whole.is_all else None
+        self._layer, self._whole = mixers[0]
+        given = self._whole.given
+        taken = (part for part in self._streams if _near(part, given, self._limit))
+        self._given = next(taken, None) if len(mixers) > 1 or self._whole.is_all else None
         self.is_step = self._given is not None
-        self._layer, self._whole = layer, whole
         self._source: Step | None = None
         self._is_recorded = False
 
@@ -149,10 +148,9 @@ class MixerCall:
         while len(made) < len(self._mixers):
             waiting = self._mixers[len(made) :]
             takes = lambda mixer, given=joined: _near(given, mixer[1].given, self._limit)  # noqa: E731
-            same = takewhile(takes, waiting)
             parallel = [
                 MixerStep.of(follower, layer, whole, step, result_of(whole))
-                for layer, whole in same
+                for layer, whole in takewhile(takes, waiting)
             ]
             if not parallel:
                 raise _differs(waiting[0][0].name)
@@ -167,7 +165,7 @@ class MixerCall:
 
     def _alone(self, follower: Follower, source: Step, put_out: Tensor) -> MixerStep:
         """The step of the only mixer, to whose output the module itself may add a stream."""
-        ((layer, whole),) = self._mixers
+        layer, whole = self._layer, self._whole
         mixed = result_of(whole)
         if is_output(layer, mixed, put_out):
             return MixerStep.of(follower, layer, whole, source, put_out)
