@@ -486,7 +486,7 @@ def parts_of(
         step = branch
         while step not in names and len(step.sources) == 1 and step.sources[0] not in trunk:
             step = step.sources[0]
-        return names.get(step, other)
+        return names.get(step, other or f"step {branch.number}")
 
     def is_trunk_again(branch: Step, step: Step) -> bool:
         """Whether a branch is the trunk once more: its mean over the width, or over the tokens."""
@@ -505,23 +505,18 @@ def parts_of(
         inside = leading_to([branch], trunk)
         return not set(inside) & set(mixer_at) and (branch in names or len(branch.sources) < 2)
 
-    found = {step: mixer_at[step] for step in trunk[-1:] if step in mixer_at}
-    branches = [
-        (source, name_of(source, f"step {source.number}"))
-        for step in trunk
-        if step not in mixer_at
-        for source in step.sources
-        if source not in trunk and not is_trunk_again(source, step)
-    ]
-    while branches:
-        branch, name = branches.pop()
-        if branch in mixer_at:
-            found[branch] = mixer_at[branch]
-        elif is_one_part(branch):
-            found.setdefault(branch, name)
+    found: dict[Step, str] = {}
+    waiting = [(step, "") for step in trunk]
+    while waiting:
+        step, name = waiting.pop()
+        if step in mixer_at:
+            found[step] = mixer_at[step]
+        elif step not in trunk and is_one_part(step):
+            found.setdefault(step, name)
         else:
-            outer = [source for source in branch.sources if source not in trunk]
-            branches += [(source, name_of(source, name)) for source in outer]
+            outer = (source for source in step.sources if source not in trunk)
+            new = [source for source in outer if not is_trunk_again(source, step)]
+            waiting += [(source, name_of(source, name)) for source in new]
     return tuple((found[step], step) for step in sorted(found, key=lambda step: step.number))
 
 
