@@ -166,12 +166,9 @@ def _at(places: Sequence[int], weights: Tensor) -> Functional:
 
 def _places(logits: Tensor, position: Positions, shown: Shown) -> list[int]:
     """One position for every sample, counted from the first token."""
-    given = position.tolist() if hasattr(position, "tolist") else position
-    several = list(given) if isinstance(given, Sequence) else [given]
-    odd = [one for one in several if isinstance(one, bool) or not hasattr(one, "__index__")]
-    if odd:
+    several = _for_each("position", position, len(logits))
+    if any(isinstance(one, bool) or not hasattr(one, "__index__") for one in several):
         raise TypeError(f"position={position!r}, but it is a whole number.")
-    several = _for_each("position", several, len(logits))
     if logits.ndim == 2:  # one row of classes for every sample
         return [0] * len(logits)
     steps = logits.shape[1]
@@ -195,7 +192,10 @@ def _places(logits: Tensor, position: Positions, shown: Shown) -> list[int]:
     return found
 
 
-def _for_each(name: str, several: list[Any], samples: int) -> list[Any]:
+def _for_each(name: str, given: Any, samples: int) -> list[Any]:
+    """One for every sample, of a tensor, an array or a list, or the one that is given."""
+    given = given.reshape(-1).tolist() if hasattr(given, "reshape") else given
+    several = list(given) if isinstance(given, list | tuple | range) else [given]
     if len(several) not in (1, samples):
         raise ValueError(
             f"{name!r} expected one, or one for each of the {samples} samples, got {len(several)}."
@@ -237,10 +237,7 @@ def _of_function(function: Callable[[Tensor], Tensor], logits: Tensor) -> Functi
 
 def _ids(tokens: Any, logits: Tensor, tokenizer: Any | None) -> Shaped[Tensor, " sample"]:
     size = logits.shape[-1]
-    # A tensor or an array, also of one number, is a list of targets.
-    given = tokens.reshape(-1).tolist() if hasattr(tokens, "reshape") else tokens
-    several = list(given) if isinstance(given, list | tuple) else [given]
-    ids = [_id(token, tokenizer) for token in _for_each("target", several, len(logits))]
+    ids = [_id(token, tokenizer) for token in _for_each("target", tokens, len(logits))]
     wrong = [number for number in ids if not 0 <= number < size]
     if wrong:
         raise ValueError(
