@@ -58,11 +58,10 @@ def closed(
         places = torch.arange(before.shape[1], device=before.device)
         digits = range((len(places) - 1).bit_length())
         for same in ((places >> digit) % 2 == side for digit in digits for side in (0, 1)):
-            args, named = tree_map_only(
-                Tensor,
-                lambda part, same=same[:, None]: torch.where(same, part, 0.9 * part.flip(1)),
-                kept,
+            changed = partial(
+                lambda same, part: torch.where(same, part, 0.9 * part.flip(1)), same[:, None]
             )
+            args, named = tree_map_only(Tensor, changed, kept)
             now, again = (part[:, same] for part in (before, tensors_in(module(*args, **named))[0]))
             if not (again - now).abs().max() <= SAME_TOKEN_TOL * now.abs().max():
                 raise UnreadableError(
@@ -96,21 +95,10 @@ class MixerStep:
         rest, shown = whole.remainder, tokens_with_keys(layer)
         if shown is not None:  # rows without keys are zero; what the module has there is a constant
             rest = torch.where(shown, rest, own - whole.linear(whole.given))
-        step = follower.add(own, (source,), Mixing(whole), unless_zero(rest))
+        linear: Any = partial(whole.linear)
+        linear.adjoint = whole.adjoint
+        step = follower.add(own, (source,), linear, unless_zero(rest))
         return cls(layer.name, layer, whole, step, source)
-
-
-@dataclass(frozen=True, eq=False)
-class Mixing:
-    """A whole layer without its constants."""
-
-    whole: AffineLayer
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.whole.linear(x)
-
-    def adjoint(self, cotangent: Tensor) -> Tensor:
-        return self.whole.adjoint(cotangent)
 
 
 class MixerCall:
