@@ -50,6 +50,8 @@ SUM_TOL = 1e-9
 """Maximum relative difference between all shares and their number, where the layers are exact."""
 MAX_INTEGRATED = 10
 """Maximum number of edges whose gradient is averaged from cut to whole."""
+LEAST = {"count": 1, "most": 1, "steps": 0, "edits": 2}
+"""Minimum values of numbers that methods take."""
 MAX_ENTRIES = 2**24
 """Maximum number of entries of maps that are held at once where edges are summed over channels."""
 
@@ -187,8 +189,7 @@ class Attribution(Shares):
             ValueError: if ``count`` is less than 1, or ``steps`` less than 0.
             IndexError: if there is no such sample.
         """
-        at_least(0, "strongest_edges", "steps", steps)
-        self._check("strongest_edges", sample, count=count)
+        self._check("strongest_edges", sample, count=count, steps=steps)
         layers, heads = self._chosen
         names = chosen_layers(list(self._into.names), layers)
         sums: list[tuple[str, Tensor]] = []
@@ -222,8 +223,7 @@ class Attribution(Shares):
         Raises:
             ValueError, IndexError: as for ``strongest_edges``.
         """
-        at_least(0, "strongest_heads", "steps", steps)
-        self._check("strongest_heads", sample, count=count)
+        self._check("strongest_heads", sample, count=count, steps=steps)
         shares = self.heads(by)[sample]
         found: list[Record] = [
             {"layer": self._into.names[row], "head": head, "share": shares[row, head].item()}
@@ -301,8 +301,7 @@ class Attribution(Shares):
             ValueError: if ``edits`` is less than 2.
             IndexError: if there is no such sample.
         """
-        at_least(2, "agreement", "edits", edits)
-        self._check("agreement", sample)
+        self._check("agreement", sample, edits=edits)
         every: list[Record] = []
         for name in self._mixed:
             try:
@@ -398,9 +397,9 @@ class Attribution(Shares):
         total, number = self.tokens[sample].sum().item(), sample % len(self.value)
         return strongest_paths(self._functional, self._into, total, number, count, most)
 
-    def _check(self, asked: str, sample: int, **at_least_one: int) -> None:
-        for name, number in at_least_one.items():
-            at_least(1, asked, name, number)
+    def _check(self, asked: str, sample: int, **numbers: int) -> None:
+        for name, number in numbers.items():
+            at_least(LEAST[name], asked, name, number)
         of_kind(asked, "sample", sample, is_index, "a whole number")
         samples = len(self.value)
         if not -samples <= sample < samples:
