@@ -299,8 +299,7 @@ def _streams(
     """The tensors in which a function is linear: one factor of a product; None if it is not."""
     steps = [(part, what) for part, what in found if isinstance(what, Step)]
     if name in ADDING:
-        once = {id(part): (part, step) for part, step in steps}
-        return list(once.values()) if len(steps) == len(found) else None
+        return steps if len(steps) == len(found) else None
     if name in LAYOUT:
         return steps if leads and len(steps) == len(found) == 1 else None
     if name in MIXING:
@@ -343,7 +342,12 @@ def pieces(
     still = None if name in HOMOGENEOUS else tensors_in(again(*map(torch.zeros_like, streams)))
     for k, each in enumerate(tensors_in(output)):
         rest = None if still is None else unless_zero(still[k])
-        yield each, _linear_part(lambda *given, k=k: tensors_in(again(*given))[k], rest), rest
+
+        def linear(*given: Tensor, k: int = k, rest: Tensor | None = rest) -> Tensor:
+            result = vmap(lambda *one: tensors_in(again(*one))[k])(*given)
+            return result if rest is None else result - rest
+
+        yield each, linear, rest
 
 
 def secant(value: Tensor, given: Tensor) -> Callable[[Tensor], Tensor]:
@@ -359,14 +363,6 @@ def smallest(
     along = given / torch.where(square == 0, 1, square)
     rest = torch.where(square == 0, value, 0)
     return lambda x: value * (x * along).sum(dim=-1, keepdim=True), unless_zero(rest)
-
-
-def _linear_part(call: Callable[..., Tensor], constant: Tensor | None) -> Linear:
-    def linear(*given: Tensor) -> Tensor:
-        result = vmap(call)(*given)
-        return result if constant is None else result - constant
-
-    return linear
 
 
 def unless_zero(part: Tensor | None) -> Tensor | None:
