@@ -17,8 +17,8 @@ from dsf.cli import options as shared
 from dsf.cli.command import Answer, Run, Work
 from dsf.cli.early_checks import check_call, check_file
 from dsf.cli.terminal import part, print_heat_map, print_table, stage
-from dsf.inspection.choice import parsed
-from dsf.interventions.edits import KINDS, Chosen, Edit, Tokens, from_json
+from dsf.inspection.choice import Chosen, parsed
+from dsf.interventions.edits import KINDS, Edit, Tokens, from_json
 from dsf.report.escaping import escaped
 
 if TYPE_CHECKING:

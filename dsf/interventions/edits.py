@@ -4,7 +4,7 @@ An edit is plain data: it is printed as it is written, and ``edit.to_json()`` an
 it a form that a file can hold. ``dsf.intervene`` applies edits while the model runs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from importlib import import_module
@@ -12,6 +12,7 @@ from math import isfinite
 from numbers import Real
 from typing import Any
 
+from dsf.inspection.choice import Chosen
 from dsf.runtime.shapes import at_least, of_kind
 
 __all__ = [
@@ -41,8 +42,6 @@ def __getattr__(name: str) -> Any:
     return import_module("dsf.interventions.applied").applied  # which needs torch
 
 
-Chosen = int | str | slice | Sequence[int | str | slice] | None
-"""Numbers, names, patterns and slices, as ``dsf.inspect(layers=..., heads=...)`` takes them."""
 Tokens = int | slice | range | list[int] | tuple[int, ...] | None
 Source = Any
 """Another run: its inspection, or the name under which ``intervene(sources=...)`` has it."""
