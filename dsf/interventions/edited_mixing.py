@@ -193,10 +193,8 @@ def places(name: str, tokens: kinds.Tokens, count: int) -> Tensor:
 def _with_values(subject: EditedMixer, edit: kinds.ValueFrom, signal: Tensor) -> Tensor:
     other = subject.of(edit.other, edit).mixer.signal()
     chosen = places("tokens", edit.tokens, signal.shape[-3])
-    if not len(chosen):
-        return signal
     fits = _fits(other.shape[:-3], signal.shape[:-3]) and other.shape[-2:] == signal.shape[-2:]
-    if not fits or other.shape[-3] <= int(chosen.max()):
+    if not fits or other.shape[-3] <= max(chosen.tolist(), default=-1):
         raise InspectionError(
             f"intervene: ValueFrom: the values of {subject.name} are {tuple(signal.shape)} in this "
             f"run and {tuple(other.shape)} in the other, which must have one sample or as many, "
@@ -446,11 +444,14 @@ def _multiplied(
 
 def _taken(subject: EditedMixer, edit: kinds.MapFrom) -> Callable[[Block, Tensor], Block]:
     here, there = subject.system, subject.of(edit.other, edit).mixer.system()
-    sizes = [
-        f"{of.steps} x {getattr(of, 'read_steps', of.steps)} tokens of "
-        f"{of.output_size} x {of.input_size} numbers"
-        for of in (here, there)
-    ]
+
+    def map_sizes(of: Operator) -> str:
+        ports = f", {of.output_size} x {of.input_size} numbers for each"
+        is_plain = of.input_size == of.output_size == 1
+        read = getattr(of, "read_steps", of.steps)
+        return f"{of.steps} x {read} tokens{'' if is_plain else ports}"
+
+    sizes = map_sizes(here), map_sizes(there)
     if sizes[0] != sizes[1] or not _fits(there.batch, here.batch):
         raise InspectionError(
             f"intervene: MapFrom: the maps of {subject.name} are {tuple(here.batch)} with "

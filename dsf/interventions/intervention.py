@@ -216,6 +216,11 @@ class Planned:
     edits: tuple[Edit, ...]
     sources: Mapping[str, Inspection]
 
+    def response(self, layer: str, mixer: Any, plain: Tensor | None = None) -> Tensor:
+        """What a mixer responds with the edits, where it responds ``plain`` without."""
+        subject = EditedMixer(layer, mixer, self.sources, self.has_samples)
+        return edited_response(subject, self.edits, plain)
+
     def put_out(self, call: Call) -> Tensor:
         """What the module, or its attention, returns with the edits; unmoved numbers stay."""
         call.name = self.name
@@ -223,10 +228,9 @@ class Planned:
             call.arguments["heads"] = self.heads
         (captured,) = captured_layers(call, self.adapter, self.family)
         mixer = self.adapter.read(captured)
-        subject = EditedMixer(captured.name, mixer, self.sources, self.has_samples)
-        plain = respond(subject.system, mixer.signal())
+        plain = respond(mixer.system(), mixer.signal())
         clean = self.adapter.finished(captured, mixer, plain)
-        edited = edited_response(subject, self.edits, plain)
+        edited = self.response(captured.name, mixer, plain)
         changed = self.adapter.finished(captured, mixer, edited)
         moved = changed != clean
         other = self.adapter.overlooked(captured)
@@ -280,10 +284,6 @@ class LiveModel:
             has_samples = self._has_samples(layer)
             keep(layer)
             for number, mine in there.items():
-                with _named(number, wanted[number], wanted):
-                    edited_response(
-                        EditedMixer(layer.name, layer.mixer, sources, has_samples), mine
-                    )
                 plans[number][key] = Planned(
                     name=call.name,
                     mixer=type(layer.mixer),
@@ -296,6 +296,8 @@ class LiveModel:
                     edits=mine,
                     sources=sources,
                 )
+                with _named(number, wanted[number], wanted):
+                    plans[number][key].response(layer.name, layer.mixer)
         return plans
 
     @property
