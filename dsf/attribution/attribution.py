@@ -316,9 +316,10 @@ class Attribution(Shares):
         order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(0)).tolist()
         chosen = every[: edits - edits // 2] + [rest[at] for at in order[: edits // 2]]
         with torch.no_grad():
-            measured = [(self.value - self._without(edge, 1.0, sample))[sample] for edge in chosen]
-        pairs = zip(chosen, measured, strict=True)
-        return Agreement(Table(tuple({**edge, "measured": loss.item()} for edge, loss in pairs)))
+            for edge in chosen:
+                lost = self.value - self._without(edge, 1.0, sample)
+                edge["measured"] = lost[sample].item()
+        return Agreement(Table(tuple(chosen)))
 
     def _without(self, part: Record, cut: Tensor | float, sample: int) -> Tensor:
         """The number where an edge or head of one sample is taken away in part; 1 for all of it."""

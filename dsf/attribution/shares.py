@@ -9,7 +9,6 @@ strongest ones are found from the end, the largest share first.
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dsf.attribution.affine_steps import Functional, Step, adjoints, pulled_back, replayed
+from dsf.attribution.affine_steps import Functional, Step, adjoints, pulled_back
 from dsf.attribution.trace import MixerStep, Trace
 from dsf.inspection.choice import chosen_layers
 from dsf.inspection.results.table import Record, Table
@@ -181,6 +180,7 @@ class Decomposition:
             sources.
         not_whole: the layers that are not mixers of the run.
         number: of the residual stream that ``stop`` gives; None for the logits.
+        constant: the result of ``stop`` where the first stream is zero.
     """
 
     stop: Step
@@ -192,13 +192,7 @@ class Decomposition:
     not_whole: tuple[str, ...]
     live: Trace
     number: int | None
-
-    @cached_property
-    def constant(self) -> Tensor:
-        """The result of ``stop`` where the first stream is zero."""
-        root, first = self.streams[0]
-        result = replayed({root: None}, [self.stop], constants=True)[self.stop]
-        return first.new_zeros(()).expand(self.stop.shape) if result is None else result[0]
+    constant: Tensor
 
 
 class Edge(NamedTuple):

@@ -170,6 +170,7 @@ class Stack:
                 not_whole=tuple(one.name for one in self.inspection if one.name not in whole),
                 live=self.trace,
                 number=number,
+                constant=self._rebuilt(root, None, stop),
             )
         return self._known[stop, number]
 
