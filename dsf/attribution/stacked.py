@@ -364,7 +364,8 @@ def stack(
     )
     inspection = examine(model, question)
     inspection = replace(inspection, environment={**inspection.environment, **given.environment})
-    found = blocks_of(model, list(calls_by_module(inspection.layers)), blocks)
+    mixers = calls_by_module(inspection.layers)
+    found = blocks_of(model, mixers, blocks)
     model.eval()
 
     def run() -> Any:
@@ -378,7 +379,7 @@ def stack(
         ):
             return model(*lent(inputs), **lent(without_cache(model, named)))
 
-    trace = Trace(model, run, list(found), inspection.layers)
+    trace = Trace(model, run, found, mixers)
     with torch.no_grad():
         with trace.recorded():
             run()
@@ -387,12 +388,12 @@ def stack(
                 check()
     if not trace.is_complete:
         raise InspectionError(
-            f"stack: the block {list(found)[-1]} did not run. Name other blocks: "
+            f"stack: the block {found[-1]} did not run. Name other blocks: "
             "stack(model, ..., blocks='...')."
         )
     return Stack(
         inspection=inspection,
-        blocks=tuple(found),
+        blocks=found,
         hidden=tuple(trace.streams),
         closed=tuple(name for name, _ in trace.closed),
         logits=trace.logits,
@@ -443,7 +444,7 @@ def attribute(  # noqa: PLR0913 (which number, of which part)
     return replace(found.attribute(target, against, position), _chosen=(layers, heads))
 
 
-def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> dict[str, nn.Module]:
+def blocks_of(model: nn.Module, mixers: Collection[str], wanted: str | None) -> tuple[str, ...]:
     """Return the blocks in order, by path: the entries of the list of modules with the mixers."""
     lists = {
         path: module
@@ -468,7 +469,7 @@ def blocks_of(model: nn.Module, mixers: Sequence[str], wanted: str | None) -> di
         )
     chosen = outer[0] if wanted is None else wanted
     front = f"{chosen}." if chosen else ""
-    return {f"{front}{name}": block for name, block in lists[chosen].named_children()}
+    return tuple(f"{front}{name}" for name, _ in lists[chosen].named_children())
 
 
 def parts_of(

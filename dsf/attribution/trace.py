@@ -7,7 +7,7 @@ module that cannot be followed but treats every token by itself is frozen (``clo
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, takewhile
 from typing import Any
@@ -27,11 +27,10 @@ from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.whole.stages import AffineLayer
 
 Layers = tuple[InspectedLayer, ...]
+Mixer = tuple[InspectedLayer, AffineLayer]
 
-SAME_TOKEN_TOL = 1e-10
-"""Maximum relative change of a token's output when other tokens are changed."""
-SAME_RUN_TOL = 1e-10
-"""Maximum relative difference between two runs of one model in float64."""
+SAME_TOL = 1e-10
+"""Maximum relative difference of what is the same in two runs in float64."""
 TIME_FIRST = ("gru", "lstm", "rnn_tanh", "rnn_relu", "multi_head_attention_forward")
 """Functions of torch's layers, which are followed where the first axis counts samples."""
 
@@ -63,7 +62,7 @@ def closed(
             )
             args, named = tree_map_only(Tensor, changed, kept)
             now, again = (part[:, same] for part in (before, tensors_in(module(*args, **named))[0]))
-            if not (again - now).abs().max() <= SAME_TOKEN_TOL * now.abs().max():
+            if not (again - now).abs().max() <= SAME_TOL * now.abs().max():
                 raise UnreadableError(
                     f"stack: {name} mixes tokens, but no adapter read it as a token mixer. Write "
                     "an adapter for it, and pass it as stack(model, ..., adapters=(MINE,))."
@@ -83,15 +82,9 @@ class MixerStep:
     source: Step
 
     @classmethod
-    def of(
-        cls,
-        follower: Follower,
-        layer: InspectedLayer,
-        whole: AffineLayer,
-        source: Step,
-        own: Tensor,
-    ) -> "MixerStep":
+    def of(cls, follower: Follower, mixer: Mixer, source: Step, own: Tensor) -> "MixerStep":
         """Record a whole layer as the step from ``source`` to its output ``own``."""
+        layer, whole = mixer
         rest, shown = whole.remainder, tokens_with_keys(layer)
         if shown is not None:  # rows without keys are zero; what the module has there is a constant
             rest = torch.where(shown, rest, own - whole.linear(whole.given))
@@ -110,7 +103,7 @@ class MixerCall:
     numbers, at the calls of the modules inside, and the operations around them are followed.
     """
 
-    def __init__(self, mixers: Sequence[tuple[InspectedLayer, AffineLayer]], arguments: Any):
+    def __init__(self, mixers: Sequence[Mixer], arguments: Any):
         self._mixers, self._streams = mixers, _numbers_in(arguments)
         self._limit = max(_tolerance(layer) for layer, _ in mixers)
         self._layer, self._whole = mixers[0]
@@ -137,8 +130,8 @@ class MixerCall:
             waiting = self._mixers[len(made) :]
             takes = lambda mixer, given=joined: _near(given, mixer[1].given, self._limit)  # noqa: E731
             parallel = [
-                MixerStep.of(follower, layer, whole, step, result_of(whole))
-                for layer, whole in takewhile(takes, waiting)
+                MixerStep.of(follower, mixer, step, result_of(mixer[1]))
+                for mixer in takewhile(takes, waiting)
             ]
             if not parallel:
                 raise _differs(waiting[0][0].name)
@@ -153,16 +146,15 @@ class MixerCall:
 
     def _alone(self, follower: Follower, source: Step, put_out: Tensor) -> MixerStep:
         """The step of the only mixer, to whose output the module itself may add a stream."""
-        layer, whole = self._layer, self._whole
-        mixed = result_of(whole)
+        layer, mixed = self._layer, result_of(self._whole)
         if is_output(layer, mixed, put_out):
-            return MixerStep.of(follower, layer, whole, source, put_out)
+            return MixerStep.of(follower, self._mixers[0], source, put_out)
         shaped = (part for part in self._streams if part.shape == put_out.shape)
         added = next((part for part in shaped if is_output(layer, mixed + part, put_out)), None)
         if added is None:
             raise _differs(layer.name)
         own = put_out - added
-        made = MixerStep.of(follower, layer, whole, source, own)
+        made = MixerStep.of(follower, self._mixers[0], source, own)
         with follower.set(resting=False):
             follower.follow(put_out, follower.find(own + added))
         return made
@@ -190,7 +182,7 @@ class MixerCall:
         self._is_recorded = is_output(self._layer, result_of(self._whole), part)
         if not self._is_recorded:
             return []
-        return [MixerStep.of(follower, self._layer, self._whole, self._source, part)]
+        return [MixerStep.of(follower, self._mixers[0], self._source, part)]
 
 
 def mixer_call(layers: Layers, arguments: Any) -> MixerCall | None:
@@ -243,7 +235,7 @@ def _numbers_in(arguments: Any) -> list[Tensor]:
 
 
 def _tolerance(layer: InspectedLayer) -> float:
-    return max(SAME_RUN_TOL, 10 * layer.tolerance)
+    return max(SAME_TOL, 10 * layer.tolerance)
 
 
 def _near(one: Tensor, other: Tensor, limit: float, some: Any = slice(None)) -> bool:
@@ -263,6 +255,7 @@ def _differs(name: str) -> ReconstructionError:
     )
 
 
+@dataclass(eq=False)
 class Trace:
     """A run recorded as steps, which can be made again with other outputs of its mixers.
 
@@ -274,27 +267,22 @@ class Trace:
         names: of steps that are the output of a module, its path.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        run: Callable[..., Any],
-        blocks: Sequence[str],
-        layers: Sequence[InspectedLayer],
-    ):
-        self.states: list[Step] = []
-        self.streams: list[Tensor] = []
-        self.closed: list[tuple[str, Callable[[], None]]] = []
-        self.mixed: list[MixerStep] = []
-        self.logits: Tensor | None = None
-        self.has_head = True
-        self.output: Step | None = None
-        self.places: dict[str, tuple[str, int]] = {}
-        self.names: dict[Step, str] = {}
-        self.blocks = list(blocks)
-        self._model, self._run, self._mixers = model, run, calls_by_module(layers)
-        self._follower = Follower()
-        self._running: list[tuple[str, MixerCall | None]] = []  # and its own call
-        self._calls: Counter[str] = Counter()
+    _model: nn.Module
+    _run: Callable[[], Any]
+    blocks: Sequence[str]
+    _mixers: Mapping[str, Iterator[Layers]]
+    states: list[Step] = field(default_factory=list)
+    streams: list[Tensor] = field(default_factory=list)
+    closed: list[tuple[str, Callable[[], None]]] = field(default_factory=list)
+    mixed: list[MixerStep] = field(default_factory=list)
+    logits: Tensor | None = None
+    has_head: bool = True
+    output: Step | None = None
+    places: dict[str, tuple[str, int]] = field(default_factory=dict)
+    names: dict[Step, str] = field(default_factory=dict)
+    _follower: Follower = field(default_factory=Follower)
+    _running: list[tuple[str, MixerCall | None]] = field(default_factory=list)  # and its own call
+    _calls: Counter[str] = field(default_factory=Counter)
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -395,18 +383,18 @@ class Trace:
         """Run again with tensors added to outputs of mixers; return the logits, or a stream."""
         wanted = {(*self.places[name], "out"): part for name, part in added.items()}
         ports = [(block, 1, "in") for block in self.blocks] + [(self.blocks[-1], 1, "out")]
-        streams: dict[tuple[str, int, str], Tensor] = {}
+        streams: list[Tensor] = []
 
         def meet(node: Node, value: Tensor) -> Tensor | None:
             port = node.path, node.call + 1, node.port.partition(" ")[0]
             part = wanted.pop(port, None)  # of its first tensor
             changed = value if part is None else value + part
             if stream is not None and port == ports[stream]:
-                streams.setdefault(port, changed)
+                streams.append(changed)
             return None if part is None else changed
 
         with Walk(self._model, (), meet).watching():
             result = put_out(self._run())
-        found = result if stream is None else streams[ports[stream]]
+        found = result if stream is None else streams[0]
         assert found is not None  # noqa: S101  # the run that was recorded had it
         return found
