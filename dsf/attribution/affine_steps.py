@@ -242,7 +242,7 @@ class Follower(Functions):
             self.add(output, (first,), secant(output, given), is_gate=True)
         elif name in NORMS and leads and len(found) == 1 and isinstance(first, Step):
             self.add(output, (first,), *NORMS[name](*args, **kwargs))
-        elif (streams := _streams(name, args, found, leads=leads)) is not None:
+        elif (streams := _streams(name, args, found)) is not None:
             self._add_linear(without_writing(name, func), args, kwargs, output, streams)
         else:
             reasons = [what for _, what in found if isinstance(what, str)]
@@ -294,20 +294,21 @@ class Follower(Functions):
 
 
 def _streams(
-    name: str, args: tuple[Any, ...], found: list[tuple[Tensor, Followed]], *, leads: bool
+    name: str, args: tuple[Any, ...], found: list[tuple[Tensor, Followed]]
 ) -> list[tuple[Tensor, Step]] | None:
     """The tensors in which a function is linear: one factor of a product; None if it is not."""
     steps = [(part, what) for part, what in found if isinstance(what, Step)]
+    first = args[0] if args else None
     if name in ADDING:
         return steps if len(steps) == len(found) else None
     if name in LAYOUT:
-        return steps if leads and len(steps) == len(found) == 1 else None
+        return steps if len(steps) == len(found) == 1 and steps[0][0] is first else None
     if name in MIXING:
         values = [known for known in steps if len(args) > 2 and known[0] is args[2]]
         return values if len(values) == 1 else None
-    if name in MULTIPLYING or name in DIVIDING:
+    if name in MULTIPLYING:
         chosen = [(part, step) for part, step in steps if not step.is_gate] or steps
-        if len(chosen) == 1 and (name in MULTIPLYING or chosen[0][0] is args[0]):
+        if len(chosen) == 1 and (name != "div" or chosen[0][0] is first):
             return chosen
     return None
 
@@ -387,16 +388,14 @@ LAYOUT = {
 }  # fmt: skip
 # Linear in all tensors together.
 ADDING = {"add", "sub", "rsub", "cat", "stack", "where"}
-# Linear in one tensor while the others are frozen.
+# Linear in one tensor, of a quotient the first, while the others are frozen.
 MULTIPLYING = {
-    "mul", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum", "linear", "conv1d", "conv2d",
+    "mul", "div", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum", "linear", "conv1d", "conv2d",
 }  # fmt: skip
 # Zero where the tensors in which they are linear are zero.
 HOMOGENEOUS = (LAYOUT - {"masked_fill", "pad"}) | {
     "mul", "matmul", "bmm", "mm", "einsum", "div", "attention",
 }  # fmt: skip
-# Linear in the first tensor while the second is frozen.
-DIVIDING = {"div"}
 # Linear in the third tensor, the values, while queries and keys are frozen.
 MIXING = {"scaled_dot_product_attention"}
 SYNONYMS = {
@@ -423,7 +422,7 @@ def without_writing(name: str, func: Function) -> Function:
     """The function to call when a step is replayed, which does not write in place."""
     if name in MIXING:
         return attention
-    if name not in ADDING | MULTIPLYING | DIVIDING and not _is_in_place(func):
+    if name not in ADDING | MULTIPLYING and not _is_in_place(func):
         return func
     found: Function = getattr(torch, name, None) or getattr(functional, name)
     return found
@@ -489,7 +488,4 @@ def rms_norm(
     return Scale(factor if weight is None else factor * weight), None
 
 
-NORMS: dict[str, Callable[..., tuple[Callable[[Tensor], Tensor], Tensor | None]]] = {
-    "layer_norm": layer_norm,
-    "rms_norm": rms_norm,
-}
+NORMS: dict[str, Callable[..., Any]] = {"layer_norm": layer_norm, "rms_norm": rms_norm}
