@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dsf.attribution.trace import call_of
@@ -25,12 +26,11 @@ NO_STAGE = ("bias", "initial", "earlier", "start")
 SAME_TOL = 1e-7
 """Maximum relative difference of two signatures of the same numbers."""
 
-Signature = Tensor
 Place = tuple[str, str]
 """A layer and a stage."""
 
 
-def signature_of(part: Tensor) -> Signature:
+def signature_of(part: Tensor) -> Float[Tensor, " moment"]:
     """Return moments of the entries, which neither layout nor repeated heads change."""
     numbers = (part.detach().abs() if part.is_complex() else part.detach()).double()
     return torch.stack(
@@ -50,7 +50,7 @@ class Stages:
             if isinstance(module, nn.ModuleList)
             for name, _ in module.named_children()
         }
-        self._wanted: dict[str, dict[str, Signature]] = {}
+        self._wanted: dict[str, dict[str, Tensor]] = {}
         for layer in layers:
             path, call = call_of(layer)
             if not call or call == "1":
@@ -65,7 +65,6 @@ class Stages:
         self._found: dict[str, dict[str, set[Node]]] = {path: {} for path in self._wanted}
         self._marked: dict[Node, set[str]] = {}
         self._leading: dict[str, tuple[set[Node], set[Node]]] = {}
-        self._places: dict[Node, Place] = {}
 
     def meet(self, node: Node, value: Tensor) -> None:
         """Note what a node is made of: coefficients, response, ``rotary``, ``convolution``."""
@@ -133,16 +132,11 @@ class Stages:
         return node.port.startswith("op") and self._operation(node).name in CASTS
 
     def place(self, node: Node) -> Place:
-        if node not in self._places:
-            mixer = _innermost(node.path, self._wanted)
-            producer = None if node.port.startswith("op") else self._walk.producers.get(node)
-            if producer is not None and producer != node and not producer.port.startswith("in"):
-                self._places[node] = self.place(producer)
-            elif mixer is not None:
-                self._places[node] = mixer, self._stage(mixer, node)
-            else:
-                self._places[node] = self._outside(node)
-        return self._places[node]
+        producer = None if node.port.startswith("op") else self._walk.producers.get(node)
+        if producer is not None and producer != node and not producer.port.startswith("in"):
+            return self.place(producer)
+        mixer = _innermost(node.path, self._wanted)
+        return self._outside(node) if mixer is None else (mixer, self._stage(mixer, node))
 
     def _stage(self, mixer: str, node: Node) -> str:  # noqa: PLR0911 (one for each stage)
         found, module = self._found[mixer], self._modules[node.path]
