@@ -209,11 +209,9 @@ def _of_function(function: Callable[[Tensor], Tensor], logits: Tensor) -> Functi
         given = logits.detach().clone().requires_grad_()
         value = function(given)
         _check_one_for_each(value, logits.shape[0])
-        functional = None
-        if value.requires_grad:
-            (functional,) = torch.autograd.grad(value.sum(), given, allow_unused=True)
-    if functional is None:
-        raise ValueError("'target' does not depend on the logits.")
+        if not value.requires_grad:
+            raise ValueError("'target' does not depend on the logits.")
+        (functional,) = torch.autograd.grad(value.sum(), given, materialize_grads=True)
     if not bool(functional.isfinite().all()):
         raise ValueError(
             "the target function has a slope in the logits that is not finite, so its "
