@@ -15,26 +15,6 @@ from typing import Any
 from dsf.inspection.choice import Chosen
 from dsf.runtime.shapes import at_least, of_kind
 
-__all__ = [
-    "Ablate",
-    "Cut",
-    "Edit",
-    "Forget",
-    "MapFrom",
-    "Mean",
-    "Negative",
-    "Protect",
-    "Reduce",
-    "RoundState",
-    "Scale",
-    "Sink",
-    "StateFrom",
-    "ValueFrom",
-    "Window",
-    "applied",  # noqa: F822  # found on first use: it needs torch
-    "from_json",
-]
-
 
 def __getattr__(name: str) -> Any:
     if name != "applied":
@@ -240,6 +220,8 @@ class Mean(Edit):
 MapEdit = Cut | Scale | Window | Sink | Negative | MapFrom
 ResponseEdit = Ablate | Mean
 KINDS: Mapping[str, type[Edit]] = {each.__name__: each for each in Edit.__subclasses__()}
+__all__ = list(KINDS)
+__all__ += ["Edit", "applied", "from_json"]  # noqa: F822  # found on first use
 
 
 def from_json(record: Mapping[str, Any]) -> Edit:
