@@ -167,17 +167,15 @@ class SweepRun:
 
     def outputs(self, finished: set[int]) -> Iterator[tuple[int, Tensor]]:
         """The numbers of the runs and what they return."""
+        if self.together is None:
+            steps = max((each.steps for plan in self.plans for each in plan.values()), default=1)
+            room = MAX_TOKENS.get(self.live.clean.device.type, MAX_TOKENS_ELSEWHERE)
+            self.together = max(1, min(MAX_RUNS, room // (steps * len(self.live.clean))))
         left = [at for at in range(len(self.plans)) if at not in finished]
         while left:
-            first = self.plans[left[0]]
-            kind, most = self._kind(first), self.together
-            if most is None:
-                steps = max((planned.steps for planned in first.values()), default=1)
-                room = MAX_TOKENS.get(self.live.clean.device.type, MAX_TOKENS_ELSEWHERE)
-                most = max(1, min(MAX_RUNS, room // (steps * len(self.live.clean))))
-            batch = left[:1]
+            kind, batch = self._kind(self.plans[left[0]]), left[:1]
             if kind is not None and self.joins.get(_anywhere(kind), True):
-                batch = [at for at in left if self._kind(self.plans[at]) == kind][:most]
+                batch = [at for at in left if self._kind(self.plans[at]) == kind][: self.together]
             rows = self._joined(batch, kind) if kind is not None and len(batch) > 1 else None
             for number, at in enumerate(batch):
                 yield at, self.live.changed(self.plans[at]) if rows is None else rows[number]
@@ -232,25 +230,16 @@ class SweepRun:
             alone = alone | kinds.MapFrom | kinds.ValueFrom | kinds.StateFrom
         found: list[Any] = []
         for key, planned in plan.items():
-            edits = planned.edits
-            acting = [part for part, of in ACTING.items() if any(isinstance(e, of) for e in edits)]
-            if not planned.is_batch or any(isinstance(edit, alone) for edit in edits):
+            if not planned.is_batch or any(isinstance(edit, alone) for edit in planned.edits):
                 return None
-            found.append((key, planned.mixer, *acting))
+            edited = sorted({type(edit).__name__ for edit in planned.edits})
+            found.append((key, planned.mixer, *edited))
         return tuple(found) or None
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
     limit = BATCH_TOL.get(other.dtype, BATCH_TOL_ELSEWHERE)
     return relative_error(one.double(), other.double()) <= limit
-
-
-ACTING: Mapping[str, Any] = {
-    "state": kinds.Forget | kinds.StateFrom,
-    "protection": kinds.Protect,
-    "map": kinds.MapEdit,
-}
-"""Edits by that of a mixer on which they act, where two kinds in one layer exclude each other."""
 
 
 def _anywhere(kind: Kind) -> Kind:
