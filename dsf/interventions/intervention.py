@@ -165,9 +165,7 @@ def intervene(
 
 def checked_edits(edits: Sequence[Edit] | Edit, heads: Chosen = None) -> tuple[Edit, ...]:
     """The edits of one run, on ``heads`` where they name none."""
-    is_one = isinstance(edits, Edit) or not isinstance(edits, Iterable)
-    listed: Any = (edits,) if is_one else edits
-    several: tuple[Edit, ...] = tuple(listed)
+    several: tuple[Any, ...] = tuple(edits) if isinstance(edits, Iterable) else (edits,)
     odd = [each for each in several if not isinstance(each, Edit) or type(each) is Edit]
     if odd:
         raise TypeError(
@@ -346,10 +344,8 @@ def _named(number: int, edits: Sequence[Edit], wanted: Sequence[object]) -> Iter
     """Inside, an error says which of several runs has the edit that does not fit."""
     try:
         yield
-    except ReconstructionError:
-        raise
     except InspectionError as error:
-        if len(wanted) == 1:
+        if len(wanted) == 1 or isinstance(error, ReconstructionError):
             raise
         listed = "; ".join(map(repr, edits))
         raise InspectionError(f"sweep: number {number} of the edits, {listed}: {error}") from error
