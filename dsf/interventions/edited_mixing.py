@@ -53,9 +53,8 @@ class EditedMixer:
     has_samples: bool = True
 
     @cached_property
-    def system(self) -> Operator:
-        system: Operator = self.mixer.system()
-        return system
+    def system(self) -> Any:
+        return self.mixer.system()
 
     def of(self, source: kinds.Source, edit: kinds.Edit) -> InspectedLayer:
         kind = type(edit).__name__
@@ -92,19 +91,22 @@ def edited_response(  # noqa: PLR0912 (one for each kind of edit)
                 f"intervene: {type(edit).__name__}: {subject.name} has no recurrent state that "
                 f"goes on from token to token. {OF_A_STATE[type(edit)]}"
             )
-    moving = signal - _constant_signal(subject.mixer)
-    rows = [edit for edit in edits if isinstance(edit, kinds.MapEdit | kinds.Forget)]
+    moving, read = signal - _constant_signal(subject.mixer), signal.shape[-3]
+    if not is_recurrent(system):
+        edits = [
+            _cut_before(edit, read) if isinstance(edit, kinds.Forget) else edit for edit in edits
+        ]
+    rows = [edit for edit in edits if isinstance(edit, kinds.MapEdit)]
     states = [edit for edit in edits if isinstance(edit, kinds.Forget | kinds.StateFrom)]
-    if is_recurrent(system):  # else what is forgotten are edges
-        rows = [edit for edit in rows if not isinstance(edit, kinds.Forget)]
-    else:
-        states = [edit for edit in states if not isinstance(edit, kinds.Forget)]
     reductions = [edit for edit in edits if isinstance(edit, kinds.Reduce)]
     rounds = [edit for edit in edits if isinstance(edit, kinds.RoundState)]
-    if bool(rows) + bool(states) + bool(rounds) + len(reductions) > 1:
+    protections = [edit for edit in edits if isinstance(edit, kinds.Protect)]
+    several = bool(rows) + bool(states) + bool(rounds) + len(reductions) > 1
+    if several or (states and protections):
         raise InspectionError(
-            f"intervene: {subject.name} has edits of its state and of its map, or several with a "
-            "'Reduce' among them, whose common meaning is not defined. Give them in separate calls."
+            f"intervene: {subject.name} has edits of its state and of its map, several with a "
+            "'Reduce', or a 'Protect' where its state is exchanged, whose common meaning is not "
+            "defined. Give them in separate calls."
         )
     if rounds:
         response = _rounded(subject, rounds, signal)
@@ -114,18 +116,12 @@ def edited_response(  # noqa: PLR0912 (one for each kind of edit)
         response = respond(system, signal)
     else:
         response = plain
-    protections = [edit for edit in edits if isinstance(edit, kinds.Protect)]
-    if protections and states:
-        raise InspectionError(
-            f"intervene: {subject.name} has edits that exchange its state and a 'Protect', whose "
-            "common meaning is not defined. Give them in separate calls."
-        )
     for key, tokens, where in _protected(subject, protections):
         response = response + torch.where(where, _spared(system, signal, key, tokens), 0)
     for edit in reductions:
         response = response - _lost(subject, edit, moving)
     if rows:
-        changes = [_row_change(subject, edit, moving.shape[-3]) for edit in rows]
+        changes = [_row_change(subject, edit, read) for edit in rows]
         response = response + _by_rows(system, moving, changes, response)
     for edit in edits:
         if isinstance(edit, kinds.Ablate | kinds.Mean):
@@ -172,10 +168,8 @@ def _chosen(
 
 def places(name: str, tokens: kinds.Tokens, count: int) -> Tensor:
     """Numbers of tokens (or samples) as a tensor; negative ones count from the end."""
-    if tokens is None:
-        return torch.arange(count)
-    if isinstance(tokens, slice):
-        return torch.arange(count)[tokens]
+    if tokens is None or isinstance(tokens, slice):
+        return torch.arange(count)[slice(None) if tokens is None else tokens]
     several = [tokens] if isinstance(tokens, int) else list(tokens)
     wrong = [each for each in several if not -count <= each < count]
     if wrong:
@@ -234,7 +228,6 @@ def _with_response(subject: EditedMixer, edit: kinds.ResponseEdit, response: Ten
 def _rounded(subject: EditedMixer, edits: Sequence[kinds.RoundState], signal: Tensor) -> Tensor:
     """The response where the state of each head is rounded; others keep theirs."""
     system = subject.system
-    assert is_recurrent(system)  # noqa: S101  # asked by ``edited_response``
     where = [_chosen(subject, edit, system.batch) for edit in edits]
 
     def store(states: Tensor) -> Tensor:
@@ -252,7 +245,6 @@ def _by_segments(
 ) -> Tensor:
     """The response where the state is exchanged between tokens, one segment after the other."""
     system = subject.system
-    assert is_recurrent(system)  # noqa: S101  # asked by ``edited_response``
     borders: dict[int, list[kinds.Forget | kinds.StateFrom]] = {}
     for edit in edits:
         (token,) = places("token", edit.token, signal.shape[-3]).tolist()
@@ -326,9 +318,8 @@ def _protected(
     return found
 
 
-def _spared(system: Operator, signal: Tensor, key: int, tokens: set[int]) -> Tensor:
+def _spared(system: System, signal: Tensor, key: int, tokens: set[int]) -> Tensor:
     """What the response gains where the trace of one token passes some tokens unchanged."""
-    assert isinstance(system, System)  # noqa: S101  # asked by ``_protected``
     nothing, alone = torch.zeros_like(signal), torch.zeros_like(signal)
     alone[..., key, :, :] = signal[..., key, :, :]
     start, steps = min(tokens), system.steps
@@ -370,7 +361,14 @@ RowChange = tuple[Tensor, Callable[[Block, Tensor], None]]
 """The tokens whose rows of a map change, and what changes a block of rows with these tokens."""
 
 
-def _row_change(subject: EditedMixer, edit: kinds.MapEdit | kinds.Forget, read: int) -> RowChange:
+def _cut_before(edit: kinds.Forget, read: int) -> kinds.Cut:
+    """The edges that are forgotten where there is no state."""
+    (token,) = places("token", edit.token, read).tolist()
+    later, earlier = slice(token, None), slice(token)
+    return kinds.Cut(edit.layer, later, earlier, heads=edit.heads, samples=edit.samples)
+
+
+def _row_change(subject: EditedMixer, edit: kinds.MapEdit, read: int) -> RowChange:
     system, steps = subject.system, subject.system.steps
     written, columns = torch.arange(steps), torch.arange(read)
     renormalise = bool(getattr(edit, "renormalise", False))
@@ -380,11 +378,7 @@ def _row_change(subject: EditedMixer, edit: kinds.MapEdit | kinds.Forget, read: 
             f"{type(subject.mixer).__name__}. Leave it out: the edges are then set to zero."
         )
     factors: Callable[[Tensor], Tensor]  # of some rows of the map
-    if isinstance(edit, kinds.Forget):
-        (token,) = places("token", edit.token, read).tolist()
-        written = written[token:]
-        factors = lambda _: columns >= token  # noqa: E731
-    elif isinstance(edit, kinds.Cut | kinds.Scale):
+    if isinstance(edit, kinds.Cut | kinds.Scale):
         written = places("query", edit.query, steps)
         factor = edit.factor if isinstance(edit, kinds.Scale) else 0.0
         keep = torch.ones(read, dtype=torch.float64)
@@ -471,7 +465,7 @@ def _by_rows(
     system: Operator, moving: Tensor, changes: Sequence[RowChange], response: Tensor
 ) -> Tensor:
     """What changed rows add to the response, a block of rows at a time."""
-    read, ports = moving.shape[-3], moving.shape[-2]
+    read, ports = moving.shape[-3:-1]
     written = torch.cat([tokens for tokens, _ in changes]).unique()
     added = torch.zeros_like(response)
     size = max(1, torch.Size(system.batch).numel() * read * ports * system.output_size)
@@ -479,14 +473,12 @@ def _by_rows(
     for start, stop in _runs(written, max(1, ENTRIES // size)):
         rows = torch.arange(start, stop)
         block = attention_map(system, slice(start, stop))
-        before = block.unflatten(-1, (read, ports)).unflatten(-3, (len(rows), system.output_size))
+        before = block.unflatten(-1, (read, ports)).unflatten(-3, (len(rows), -1))
         after = before.clone()
         for _, apply in changes:
             apply(after, rows)
         difference = (after - before).flatten(-2).flatten(-3, -2)
-        added[..., start:stop, :, :] = (difference @ values).unflatten(
-            -2, (len(rows), system.output_size)
-        )
+        added[..., start:stop, :, :] = (difference @ values).unflatten(-2, (len(rows), -1))
     return added
 
 
