@@ -179,9 +179,9 @@ class MixerCall:
         part = next(iter(tensors_in(output)), None)
         if part is None or self._source is None or self._is_recorded:
             return []
-        self._is_recorded = is_output(self._layer, result_of(self._whole), part)
-        if not self._is_recorded:
+        if not is_output(self._layer, result_of(self._whole), part):
             return []
+        self._is_recorded = True
         return [MixerStep.of(follower, self._mixers[0], self._source, part)]
 
 
@@ -301,9 +301,7 @@ class Trace:
     def is_complete(self) -> bool:
         return len(self.states) > len(self.blocks)
 
-    def _before(
-        self, name: str, _: nn.Module, args: tuple[Any, ...], named: dict[str, Any]
-    ) -> None:
+    def _before(self, name: str, _: nn.Module, args: Any, named: Any) -> None:
         self._calls[name] += 1
         if self._follower.resting:
             return
