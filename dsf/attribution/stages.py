@@ -120,7 +120,7 @@ class Stages:
             return self._operation(node).sources
         producer = self._walk.producers.get(node)
         if producer is not None:
-            return () if producer == node else (producer,)
+            return (producer,)
         if node.port.startswith("out"):  # the result of a layer of torch
             return self._walk.inputs.get(node[:2], ())
         return ()
@@ -133,7 +133,7 @@ class Stages:
 
     def place(self, node: Node) -> Place:
         producer = None if node.port.startswith("op") else self._walk.producers.get(node)
-        if producer is not None and producer != node and not producer.port.startswith("in"):
+        if producer is not None and not producer.port.startswith("in"):
             return self.place(producer)
         mixer = _innermost(node.path, self._wanted)
         return self._outside(node) if mixer is None else (mixer, self._stage(mixer, node))
