@@ -61,7 +61,7 @@ def closed(
                 lambda same, part: torch.where(same, part, 0.9 * part.flip(1)), same[:, None]
             )
             args, named = tree_map_only(Tensor, changed, kept)
-            now, again = (part[:, same] for part in (before, tensors_in(module(*args, **named))[0]))
+            again, now = tensors_in(module(*args, **named))[0][:, same], before[:, same]
             if not (again - now).abs().max() <= SAME_TOL * now.abs().max():
                 raise UnreadableError(
                     f"stack: {name} mixes tokens, but no adapter read it as a token mixer. Write "
