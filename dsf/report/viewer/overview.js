@@ -6,42 +6,43 @@ const MIN_RANKED = 12, FIRST = 5; // maps from which on some are named first, an
 class Overview {
   /** `open(entry)` is called on a click. */
   constructor(content, entries, settings, { open }) {
-    Object.assign(this, { content, entries, settings });
+    Object.assign(this, { content, entries, settings, open, label: 0 });
     this.root = make("nav", { className: "overview", "aria-label": "All maps" });
     this.first = make("p", { className: "drawn first" });
     this.box = make("div", { className: "all" });
-    this.open = open;
     this.root.append(make("h2", {}, "All maps"), this.first, this.box);
     content.models.forEach((model, at) => {
       const layers = content.layers.filter((layer) => layer.model === at);
       if (content.models.length > 1) this.box.append(make("h2", {}, model.name));
-      if (layers.length) this.box.append(...this.lines(layers, open));
+      if (layers.length) this.box.append(...this.lines(layers));
     });
+  }
+
+  get across() {
+    return Math.max(...this.content.layers.map(acrossOf));
   }
 
   /** Preferred width of the overview next to a map. */
   get width() {
-    const across = Math.max(...this.content.layers.map((layer) => acrossOf(layer)));
-    const thumb = across > 6 ? THUMB : ROOMY - 4 * across;
-    return Math.max((this.label || 0) + across * thumb + 26, 240);
+    const thumb = this.across > 6 ? THUMB : ROOMY - 4 * this.across;
+    return Math.max(this.label + this.across * thumb + 26, 240);
   }
 
   /** How wide it may become where the map leaves room. */
   get widest() {
-    const across = Math.max(...this.content.layers.map((layer) => acrossOf(layer)));
-    return Math.max(this.width, (this.label || 0) + across * LARGE + 26);
+    return Math.max(this.width, this.label + this.across * LARGE + 26);
   }
 
   /** One line for every layer; what is the same for all of them is said once. */
-  lines(layers, open) {
+  lines(layers) {
     const names = shortNames(layers.map(({ name }) => name)), onTheLeft = names.every(({ number, rest }) => number && rest.length <= 16);
     const facts = layers.map(aboutDrawn), once = new Set(facts).size === 1;
     const label = !onTheLeft ? 0 : names.some(({ rest }) => rest) ? LONG_LABEL : LABEL;
-    this.label = Math.max(this.label || 0, label);
+    this.label = Math.max(this.label, label);
     const columns = columnNames(layers);
     const head = columns && make("div", { className: "columns", ariaHidden: "true" }, ...columns.map((name) => make("span", {}, name)));
     const lines = layers.map((layer, k) => {
-      const thumbs = this.thumbs(layer, open, columns);
+      const thumbs = this.thumbs(layer, columns);
       const { number, rest } = names[k];
       const name = onTheLeft ? [make("b", {}, number), ...(rest ? [make("span", {}, rest)] : [])] : [layer.name];
       const line = make("section", { className: "layer" }, make("h3", { title: layer.name }, ...name),
@@ -56,16 +57,16 @@ class Overview {
   }
 
   /** The thumbnails of a layer; of several samples those of each under its name. */
-  thumbs(layer, open, columns) {
+  thumbs(layer, columns) {
     const samples = bySample(layer.maps);
     return samples.flatMap((maps) => {
       const thumbs = make("div", { className: "thumbs" });
-      for (const entry of this.entries.filter((each) => maps.includes(each.map))) thumbs.append(this.thumb(entry, open, maps, columns));
+      for (const entry of this.entries.filter((each) => maps.includes(each.map))) thumbs.append(this.thumb(entry, maps, columns));
       return samples.length > 1 ? [make("p", { className: "sample" }, `sample ${maps[0].sample}`), thumbs] : [thumbs];
     });
   }
 
-  thumb(entry, open, siblings, columns) {
+  thumb(entry, siblings, columns) {
     const { layer, map } = entry, { rows, columns: across } = layer.thumbnails;
     const canvas = make("canvas", { className: "pattern", width: across, height: rows });
     const label = withoutSample(map);
@@ -73,7 +74,7 @@ class Overview {
     const caption = columns ? [] : [make("span", {}, map.together ? "all" : map.share ? "edges" : brief)];
     const thumb = make("button", { type: "button", className: "thumb", title: `${layer.name} · ${map.label}`, tabIndex: -1,
       "aria-label": `${layer.name}, ${map.label}` }, canvas, ...caption);
-    thumb.addEventListener("click", () => open(entry));
+    thumb.addEventListener("click", () => this.open(entry));
     thumb.addEventListener("keydown", (event) => this.moveFocus(event, entry));
     entry.thumb = thumb;
     entry.context = canvas.getContext("2d");
