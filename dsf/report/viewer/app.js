@@ -22,7 +22,7 @@ class App {
   press(event) {
     const { active } = this.stage || {};
     const isTaken = event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea");
-    if (isTaken || !active?.raster || !EVERYWHERE.includes(event.key)) return;
+    if (isTaken || !active?.picture || !EVERYWHERE.includes(event.key)) return;
     active.acts[event.key]();
     event.preventDefault();
   }

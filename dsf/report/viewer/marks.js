@@ -9,14 +9,14 @@ const BAND = 40;
 
 /** The margins that labels need left of and below the map, and bars above and right of it.
     Texts of tokens take more room than positions, and are shown where cells are large enough. */
-function marginOf(context, raster, window, available) {
+function marginOf(context, picture, window, written, read, available) {
   context.font = FONT;
-  const { written, read, rows, columns, picture } = raster, bandWidth = context.measureText("query").width + 7;
+  const bandWidth = context.measureText("query").width + 7;
   const named = (cells, per) => niceStep(CLOSEST * cells * per / (available - BAND)) === 1;
   const width = (cells, per, count, tokens) => Math.ceil(Math.min(
     named(cells, per) ? tokens.widest(context) : context.measureText(String(count)).width, WIDEST)) + 26;
-  return { left: Math.ceil(Math.max(width(window.rows, picture.written / rows, picture.written, written), bandWidth)),
-    bottom: width(window.columns, picture.read / columns, picture.read, read), top: BAND, right: BAND };
+  return { left: Math.ceil(Math.max(width(window.rows, picture.written / picture.rows, picture.written, written), bandWidth)),
+    bottom: width(window.columns, picture.read / picture.columns, picture.read, read), top: BAND, right: BAND };
 }
 
 /** The cells that get a label: all, or every so many. Of pooled maps, those of round positions. */
@@ -39,7 +39,7 @@ function niceStep(least) {
   }
 }
 
-function drawLabels(context, { left, top, width, height, bottom }, window, { picture, written, read }) {
+function drawLabels(context, { left, top, width, height, bottom }, window, picture, written, read) {
   const label = (tokens, token, step) => clipped(context, step > 1 ? tokens.position(token) : tokens.shown(token));
   const key = read.kind === "token" ? "key" : read.kind;
   context.font = FONT;
@@ -80,7 +80,7 @@ function clipped(context, text) {
 }
 
 /** Thin lines between large cells, and weights as numbers in very large ones. */
-function drawCells(context, { left, top, width, height }, window, raster, shades) {
+function drawCells(context, { left, top, width, height }, window, picture, shades) {
   const wide = width / window.columns, high = height / window.rows;
   if (Math.min(wide, high) < 9) return;
   const first = (cells) => Math.ceil(cells - 1e-6);
@@ -94,12 +94,12 @@ function drawCells(context, { left, top, width, height }, window, raster, shades
   if (Math.min(wide, 2 * high) < 46) return;
   context.textAlign = "center";
   context.textBaseline = "middle";
-  for (let row = Math.floor(window.row); row < Math.min(window.row + window.rows, raster.rows); row += 1) {
-    for (let column = Math.floor(window.column); column < Math.min(window.column + window.columns, raster.columns); column += 1) {
-      const code = raster.codes[row * raster.columns + column];
+  for (let row = Math.floor(window.row); row < Math.min(window.row + window.rows, picture.rows); row += 1) {
+    for (let column = Math.floor(window.column); column < Math.min(window.column + window.columns, picture.columns); column += 1) {
+      const code = picture.code(row, column);
       if (code <= MINUS_INFINITY) continue;
-      const about = raster.picture.isExact(row, column) ? "" : "≈";
-      const text = `${about}${number(raster.picture.weight(row, column), 2)}`, half = context.measureText(text).width / 2;
+      const about = picture.isExact(row, column) ? "" : "≈";
+      const text = `${about}${number(picture.weight(row, column), 2)}`, half = context.measureText(text).width / 2;
       const x = (column + 0.5 - window.column) * wide, y = (row + 0.5 - window.row) * high;
       // Labels stand outside of the map, where cells at its edges may reach.
       if (2 * half > wide - 2 || Math.min(x, width - x) < half || Math.min(y, height - y) < 7) continue;
@@ -111,7 +111,7 @@ function drawCells(context, { left, top, width, height }, window, raster, shades
 
 // Drawn over a map: the cross of the chosen cell and tokens that were found; below it: the colour scale.
 
-/** `sought` = {rows, columns}: cells of the raster whose tokens were found. */
+/** `sought` = {rows, columns}: cells of the map whose tokens were found. */
 function drawCross(context, layout, window, cell, { fixed, sought }) {
   const { left, top, width, height, density } = layout;
   context.setTransform(density, 0, 0, density, 0, 0);

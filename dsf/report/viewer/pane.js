@@ -39,6 +39,8 @@ class Pane {
     const { map, layer } = this.entry;
     const kept = this.picture && this.written.count === layer.written && this.read.count === layer.read;
     const [written, read] = kept ? this.chosenTokens : tokensAt(picture, firstCell(picture));
+    const { rows, columns } = picture;
+    if (this.picture?.rows !== rows || this.picture.columns !== columns) this.window = { row: 0, column: 0, rows, columns };
     this.picture = picture;
     [this.written, this.read] = tokensOfMap(this.entry);
     this.cell = [picture.rowOf(written), picture.columnOf(read)];
@@ -58,11 +60,7 @@ class Pane {
   turn(view) {
     this.view = view;
     if (!this.picture) return;
-    const before = this.raster, held = [this.over, this.statePart].includes(this.root.getRootNode().activeElement);
-    const { picture, written, read } = this, { rows, columns } = picture;
-    this.raster = { picture, written, read, rows, columns, codes: picture.codes };
-    const same = before && before.rows === rows && before.columns === columns;
-    if (!same) this.window = { row: 0, column: 0, rows, columns };
+    const held = [this.over, this.statePart].includes(this.root.getRootNode().activeElement);
     for (const part of this.pictureParts) part.hidden = !this.isPicture;
     this.statePart.hidden = this.isPicture;
     this.heading.hidden = view === "shares" || view === "edits";
@@ -92,11 +90,11 @@ class Pane {
   }
 
   draw() {
-    if (!this.raster || !this.isPicture || !this.canvases.clientWidth) return;
-    const context = this.under.getContext("2d"), { raster, window } = this;
+    if (!this.picture || !this.isPicture || !this.canvases.clientWidth) return;
+    const context = this.under.getContext("2d"), { picture, window, written, read } = this;
     this.shades = this.settings.shadesOf(this.entry);
     const available = this.canvases.clientWidth;
-    this.layout = fitted(available, this.above, marginOf(context, raster, window, available), raster);
+    this.layout = fitted(available, this.above, marginOf(context, picture, window, written, read, available), picture);
     const { left, top, width, height, right, bottom, density } = this.layout;
     for (const canvas of [this.under, this.over]) {
       canvas.width = (left + width + right) * density;
@@ -106,28 +104,28 @@ class Pane {
     }
     const place = [left, top, width, height].map((length) => Math.round(length * density));
     hatch(context, ...place, 6 * density);
-    paint(context, sampled(raster, window, place[2], place[3]), this.shades.pixels, ...place);
+    paint(context, sampled(picture, window, place[2], place[3]), this.shades.pixels, ...place);
     context.scale(density, density);
-    drawCells(context, this.layout, window, raster, this.shades);
-    drawLabels(context, this.layout, window, raster);
+    drawCells(context, this.layout, window, picture, this.shades);
+    drawLabels(context, this.layout, window, picture, written, read);
     drawLegend(this.legend, this.shades, this.entry.map);
     this.over.style.touchAction = this.isWhole ? "pan-y" : "none";
     this.mark();
   }
 
   get isWhole() {
-    return this.window.rows >= this.raster.rows;
+    return this.window.rows >= this.picture.rows;
   }
 
   /** Draw the cross lines, bars, sentence and token text of the chosen cell. */
   mark() {
     if (!this.layout || !this.isPicture) return;
-    const { picture, raster, window, written, read, cell } = this;
+    const { picture, window, written, read, cell } = this;
     const context = this.over.getContext("2d");
     const [queries, keys] = [written, read].map((tokens) => (this.settings.sought ? tokens.holding(this.settings.sought) : []));
     const sought = { rows: queries.map((token) => picture.rowOf(token)), columns: keys.map((token) => picture.columnOf(token)) };
     drawCross(context, this.layout, window, cell, { fixed: this.fixed, sought });
-    drawProfiles(context, this.layout, window, raster, cell);
+    drawProfiles(context, this.layout, window, picture, cell);
     this.readout.replaceChildren(...sentence(picture, ...cell, written, read, this.entry.map),
       this.fixed ? " The cell is fixed: press Enter or click to release it." : "");
     const { state, together } = this.entry.map, [query, key] = this.chosenTokens;
@@ -165,7 +163,7 @@ class Pane {
   }
 
   zoom(factor, around = this.cell) {
-    zoomed(this.window, this.raster, factor, around);
+    zoomed(this.window, this.picture, factor, around);
     this.draw();
     this.stage.share(this);
   }
@@ -176,23 +174,23 @@ class Pane {
 const LARGEST_CELL = 130, SMALLEST_MAP = 480, EVEN_CELL = 20;
 
 /** Sizes in whole CSS pixels, so that the map fits the pane, and with its labels and the `above` pixels over it the window. */
-function fitted(available, above, margin, raster) {
+function fitted(available, above, margin, picture) {
   const widest = Math.max(available - margin.left - margin.right, 40);
   const highest = Math.max(innerHeight - above - margin.top - margin.bottom, SMALLEST_MAP);
-  const ratio = Math.min(Math.max(raster.rows / raster.columns, 0.3), 1.3);
-  const room = Math.floor(Math.min(widest, highest / ratio, LARGEST_CELL * raster.columns));
-  const width = room < EVEN_CELL * raster.columns ? room : room - room % raster.columns;
+  const ratio = Math.min(Math.max(picture.rows / picture.columns, 0.3), 1.3);
+  const room = Math.floor(Math.min(widest, highest / ratio, LARGEST_CELL * picture.columns));
+  const width = room < EVEN_CELL * picture.columns ? room : room - room % picture.columns;
   return { ...margin, width, height: Math.round(width * ratio), density: devicePixelRatio || 1 };
 }
 
-function zoomed(window, raster, factor, [row, column]) {
-  const least = Math.min(4, raster.rows, raster.columns);
-  const share = factor === 0 ? 1 : Math.min(1, window.rows / factor / raster.rows);
-  const rows = Math.max(share * raster.rows, least);
-  const columns = Math.max(share * raster.columns, least);
+function zoomed(window, picture, factor, [row, column]) {
+  const least = Math.min(4, picture.rows, picture.columns);
+  const share = factor === 0 ? 1 : Math.min(1, window.rows / factor / picture.rows);
+  const rows = Math.max(share * picture.rows, least);
+  const columns = Math.max(share * picture.columns, least);
   const y = (row + 0.5 - window.row) / window.rows, x = (column + 0.5 - window.column) / window.columns;
-  window.row = within(row + 0.5 - y * rows, rows, raster.rows);
-  window.column = within(column + 0.5 - x * columns, columns, raster.columns);
+  window.row = within(row + 0.5 - y * rows, rows, picture.rows);
+  window.column = within(column + 0.5 - x * columns, columns, picture.columns);
   Object.assign(window, { rows, columns });
 }
 
@@ -268,11 +266,11 @@ function followPointer(pane) {
 }
 
 function pan(pane, drag, event) {
-  const { width, height } = pane.layout, { window, raster } = pane;
+  const { width, height } = pane.layout, { window, picture } = pane;
   const down = (event.clientY - drag.y) * drag.rows / height;
   const right = (event.clientX - drag.x) * drag.columns / width;
-  window.row = within(drag.row - down, window.rows, raster.rows);
-  window.column = within(drag.column - right, window.columns, raster.columns);
+  window.row = within(drag.row - down, window.rows, picture.rows);
+  window.column = within(drag.column - right, window.columns, picture.columns);
   pane.draw();
 }
 

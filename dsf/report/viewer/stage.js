@@ -168,7 +168,7 @@ class Stage {
   share(pane) {
     this.out.disabled = !pane.window || pane.isWhole;
     const other = this.panes.find((each) => each !== pane);
-    if (!other?.raster || other.raster.rows !== pane.raster.rows || other.raster.columns !== pane.raster.columns) return;
+    if (!other?.picture || other.picture.rows !== pane.picture.rows || other.picture.columns !== pane.picture.columns) return;
     other.window = { ...pane.window };
     other.draw();
   }
