@@ -87,7 +87,7 @@ def cost(name: str, tokens: int) -> Cost:
     numbers = []
     measured = _seconds(lambda: numbers.append(values(layer.system, QUANTITIES)))
     with tempfile.TemporaryDirectory() as place:
-        facts = LayerFacts.of(layer, numbers[0][1])
+        facts = LayerFacts(layer.name, layer.family, layer.axes, numbers[0][1], layer.heads)
         (Path(place) / MANIFEST).touch()
         finish(Path(place), Unit((0,)), [(facts, numbers[0][0])])
         size = sum(path.stat().st_size for path in Path(place).rglob("*.safetensors"))

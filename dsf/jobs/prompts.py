@@ -159,7 +159,8 @@ def _measure(plan: Plan, folder: Path, unit: Unit) -> None:
     measured = []
     for layer in found:
         numbers, unmeasured = values(layer.system, quantities)
-        measured.append((LayerFacts.of(layer, unmeasured), numbers))
+        facts = LayerFacts(layer.name, layer.family, layer.axes, unmeasured, layer.heads)
+        measured.append((facts, numbers))
     finish(folder, unit, measured, loaded.notes)
 
 

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from dsf.inspection import InspectedLayer
 from dsf.inspection.choice import Chosen, written
 from dsf.properties.names import check_not_foreign
 from dsf.runtime.files import LeadsOutside, fits, read_inside, seal, write_inside
@@ -184,10 +183,6 @@ class LayerFacts:
     axes: tuple[str, ...]
     unmeasured: Mapping[str, str]
     heads: tuple[int, ...] | None = None
-
-    @classmethod
-    def of(cls, layer: InspectedLayer, unmeasured: Mapping[str, str]) -> "LayerFacts":
-        return cls(layer.name, layer.family, layer.axes, unmeasured, layer.heads)
 
     def place(self, index: Sequence[int]) -> tuple[int, ...]:
         """Where an entry of the axes after the first sits in the whole layer: its head."""

@@ -55,28 +55,24 @@ def summary(folder: str | Path) -> Table:
         FileNotFoundError: if the folder holds no job.
         ValueError: if a file in it is a link, or not as a job writes it.
     """
-    sums: dict[Key, _Moments] = {}
-    described: dict[Key, LayerFacts] = {}
+    sums: dict[Key, tuple[LayerFacts, _Moments]] = {}
     without: dict[Key, tuple[str, int]] = {}
     for unit, facts, values in _layers(Path(folder)):
         for name, value in values.items():
             key = facts.name, facts.family, name
-            moments = sums.setdefault(key, _Moments(value[0]))
-            if value.shape[1:] != moments.count.shape or (
-                described.get(key, facts).axes,
-                described.get(key, facts).heads,
-            ) != (facts.axes, facts.heads):
+            first, moments = sums.setdefault(key, (facts, _Moments(value[0])))
+            same = (first.axes, first.heads) == (facts.axes, facts.heads)
+            if not same or value.shape[1:] != moments.count.shape:
                 raise ValueError(
                     f"{folder}: {name} of {facts.name!r} has other axes in another unit, so the "
                     "files are of different jobs. Remove this folder to start anew."
                 )
-            described[key] = facts
             moments.add(value)
         for name, why in facts.unmeasured.items():
             key = facts.name, facts.family, name
-            first, prompts = without.get(key, (why, 0))
-            without[key] = first, prompts + len(unit.prompts)
-    records = [record for key, each in sums.items() for record in each.records(key, described[key])]
+            reason, prompts = without.get(key, (why, 0))
+            without[key] = reason, prompts + len(unit.prompts)
+    records = [record for key, (facts, each) in sums.items() for record in each.records(key, facts)]
     nothing = dict.fromkeys(STATISTICS, math.nan)
     for key, (why, prompts) in without.items():
         note = f"not measured on {prompts} prompt{'s' * (prompts != 1)}: {why}"
