@@ -149,9 +149,10 @@ def verdicts(found: list[Finding]) -> Table:
     )
 
 
-def parts_of(layer: InspectedLayer) -> list[dict[str, int]]:
-    """The heads that are decided one by one, by their places on the axes; or the whole layer."""
-    return [dict(zip(layer.axes, layer.place(index), strict=False)) for index in _indices(layer)]
+def parts_of(layer: InspectedLayer) -> list[str]:
+    """The heads that are decided one by one, or the whole layer, in words."""
+    places = (layer.place(index) for index in _indices(layer))
+    return [in_words(dict(zip(layer.axes, place, strict=False))) for place in places]
 
 
 def _indices(layer: InspectedLayer) -> list[tuple[int, ...]]:

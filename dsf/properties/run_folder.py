@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,8 @@ def _written(
     members = {name: hash_of(folder / name) for name in dict.fromkeys(names)}
     for name, digest in earlier.items():  # a file that is no part of this run, as it was written
         stale = name not in members and MEMBER.fullmatch(name)
-        if stale and _has(folder, name, lambda data, digest: _sha(data) == digest, digest):
-            files.remove_inside(folder, name)
+        if stale:
+            _remove(folder, name, lambda data, digest: _sha(data) == digest, digest)
     manifest = {
         "schema_version": SCHEMA,
         "model": inspection.model,
@@ -109,7 +110,7 @@ def _written(
             {"name": layer.name, "family": layer.family, "error": layer.error,
              "formula": layer.formula, "rounding": layer.rounding, "tolerance": layer.tolerance,
              "unit": unit_name(number), "fingerprint": units[number]["fingerprint"],
-             "parts": [deciding.in_words(part) for part in deciding.parts_of(layer)]}
+             "parts": deciding.parts_of(layer)}
             for number, layer in enumerate(inspection)
         ],
         "properties": list(deciding.PROPERTIES),
@@ -145,7 +146,7 @@ def source_of(inspection: Inspection) -> dict[str, str]:
         "model": inspection.model,
         "weights": facts.get("weights", "not from a file"),
         "configuration": facts.get("configuration", "not from a file"),
-        "input": facts.get("input", f"sha256 {hashlib.sha256(names.encode()).hexdigest()}"),
+        "input": facts.get("input", f"sha256 {_sha(names.encode())}"),
         "dtype": facts.get("dtype", "unknown"),
     }
 
@@ -165,12 +166,14 @@ def _earlier(folder: Path) -> dict[str, str]:
     return members
 
 
-def _has(folder: Path, name: str, is_ours: Callable[[bytes, str], bool], known: str) -> bool:
-    """Whether there is a plain file of this name, which a run wrote as far as is known."""
+def _remove(folder: Path, name: str, is_ours: Callable[[bytes, str], bool], known: str) -> None:
+    """Remove a plain file that a run wrote, as far as is known."""
     try:
-        return is_ours(files.read_inside(folder, name, checker.MAX_TENSOR_BYTES), known)
+        written = is_ours(files.read_inside(folder, name, checker.MAX_TENSOR_BYTES), known)
     except (checker.Rejected, OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
+        return
+    if written:
+        files.remove_inside(folder, name)
 
 
 def _sha(data: bytes) -> str:
@@ -210,8 +213,8 @@ def _unit(
     for part, is_ours in known.items():
         for file in files.names_inside(folder, f"{name}/{part}"):
             left, stem = f"{name}/{part}/{file}", file.rpartition(".")[0]
-            if left not in used and _has(folder, left, is_ours, stem):
-                files.remove_inside(folder, left)
+            if left not in used:
+                _remove(folder, left, is_ours, stem)
     return unit
 
 
@@ -239,11 +242,7 @@ def _kept(folder: Path, name: str, layer: InspectedLayer, wanted: str) -> dict[s
         if not files.fits(stated, _sealed(unit)) or unit["fingerprint"] != wanted:
             return None
         pairs = [(deciding.part_of(record), record["property"]) for record in unit["verdicts"]]
-        every = [
-            (deciding.in_words(part), name)
-            for part in deciding.parts_of(layer)
-            for name in deciding.PROPERTIES
-        ]
+        every = list(product(deciding.parts_of(layer), deciding.PROPERTIES))
         shown = all(shown_by(folder / name, record)[1] for record in unit["verdicts"])
     except files.LeadsOutside:
         raise
@@ -348,7 +347,7 @@ def check_run(folder: Path, *, root: str | None = None) -> RunCheck:
     except checker.Rejected as error:
         found.fault(MANIFEST, str(error))
         return found
-    found.root = hashlib.sha256(raw).hexdigest()
+    found.root = _sha(raw)
     if root is not None:
         found.is_known = root.removeprefix("sha256 ").lower() == found.root
         if not found.is_known:
@@ -400,7 +399,7 @@ def _members(folder: Path, members: Mapping[str, str], found: RunCheck) -> None:
         except checker.Rejected as error:
             found.fault(name, str(error))
             continue
-        if hashlib.sha256(data).hexdigest() != wanted:
+        if _sha(data) != wanted:
             found.fault(name, "edited: its hash is not the one in the manifest")
     for name in members:
         if name not in present:
@@ -417,7 +416,7 @@ def _units(folder: Path, manifest: Mapping[str, Any], found: RunCheck) -> None:
         name = unit_name(number)
         unit = _json(folder, f"{name}/unit.json")
         records = unit["verdicts"]
-        wanted = [(part, one) for part in layer["parts"] for one in deciding.PROPERTIES]
+        wanted = list(product(layer["parts"], deciding.PROPERTIES))
         if [(deciding.part_of(record), record["property"]) for record in records] != wanted or any(
             (record["layer"], record["family"]) != (layer["name"], layer["family"])
             for record in records
