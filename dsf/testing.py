@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Shaped
@@ -39,30 +39,27 @@ Case = tuple[Mapping[str, Any], Callable[[], float]]
 """A label that describes a case, and the function that measures it."""
 
 
-def judged(
-    owner: str,
-    law: tuple[str, str, float],
-    cases: Iterable[Case],
-    *,
-    method: str,
-    from_below: bool = False,
-) -> Certificate:
+class Law(NamedTuple):
+    """A law and its limit, a maximum or ``from_below`` a minimum of what the cases measure."""
+
+    name: str
+    sentence: str
+    limit: float
+    cases: Iterable[Case]
+    from_below: bool = False
+
+
+def judged(owner: str, law: Law, *, method: str) -> Certificate:
     """HOLDS_NUMERICALLY if every case is within the limit, else REFUTED by the worst case.
 
     A case that raises an error or measures nan violates the law. Without a case the verdict is
-    UNKNOWN.
-
-    Args:
-        owner: the name of the class that is tested.
-        law: its name, its statement and the limit.
-        from_below: whether the limit is a minimum instead of a maximum.
+    UNKNOWN. ``owner`` is the name of the class that is tested.
     """
-    name, sentence, figure = law
-    worse = operator.lt if from_below else operator.gt
+    worse = operator.lt if law.from_below else operator.gt
     verdict = Verdict.UNKNOWN
     worst: float | None = None
     where: Mapping[str, Any] = {}
-    for label, measure in cases:
+    for label, measure in law.cases:
         verdict = Verdict.HOLDS_NUMERICALLY
         try:
             measured = measure()
@@ -70,20 +67,20 @@ def judged(
             worst, where = None, {**label, "error": f"{type(error).__name__}: {error}"}
             break
         if math.isnan(measured):
-            measured = -math.inf if from_below else math.inf
+            measured = -math.inf if law.from_below else math.inf
         if worst is None or worse(measured, worst):
             worst, where = measured, label
-    if "error" in where or (worst is not None and worse(worst, figure)):
+    if "error" in where or (worst is not None and worse(worst, law.limit)):
         verdict = Verdict.REFUTED
     refuted = verdict is Verdict.REFUTED
     return Certificate(
-        claim=f"{owner}, {name}: {sentence}",
+        claim=f"{owner}, {law.name}: {law.sentence}",
         verdict=verdict,
         level=Level.FLOAT,
         method=method,
-        bound=figure,
+        bound=law.limit,
         observed=worst,
-        witness={"law": name, **where, "figure": worst} if refuted else None,
+        witness={"law": law.name, **where, "figure": worst} if refuted else None,
         limits={"reason": "no case"} if verdict is Verdict.UNKNOWN else {},
     )
 
@@ -182,65 +179,53 @@ def check_mixer(
         rng = torch.Generator().manual_seed(seed)
         return as_type(mixer_or_class.draw(rng, steps=steps), torch.float64)
 
-    def judge(
-        name: str,
-        sentence: str,
-        limit: float,
-        figure: Callable[..., float],
-        cases: Cases,
-        *,
-        from_below: bool = False,
-    ) -> Certificate:
+    def of(figure: Callable[..., float], cases: Cases) -> Iterator[Case]:
         def measured(steps: int, case: Mapping[str, Any]) -> float:
             return figure(mixer(steps), **case)
 
-        labelled = (
-            ({**case, "tokens": steps} if is_class else case, partial(measured, steps, case))
-            for steps, case in cases
-        )
-        law = name, sentence, limit
-        return judged(owner, law, labelled, method=method, from_below=from_below)
+        for steps, case in cases:
+            label = {**case, "tokens": steps} if is_class else case
+            yield label, partial(measured, steps, case)
 
     every: Cases = [(steps, {}) for steps in lengths]
-    makes = [*every, (USUAL, {}), (SHORT, {})]
-    sentence = "it makes a system and a signal that fit"
-    first = judge("making", sentence, 0.0, lambda mixer: 0.0 * _answer(mixer).numel(), makes)
+    makes = of(lambda made: 0.0 * _answer(made).numel(), [*every, (USUAL, {}), (SHORT, {})])
+    making = Law("making", "it makes a system and a signal that fit", 0.0, makes)
+    first = judged(owner, making, method=method)
     if first.verdict is Verdict.REFUTED:
         return (first,)
-    runs = [(steps, {"evaluator": name}) for steps in lengths for name in EVALUATORS]
-    blocks = [(steps, {"size": size}) for steps in lengths for size in (1, 4, 64)]
+    evaluators = [(steps, {"evaluator": name}) for steps in lengths for name in EVALUATORS]
+    sizes = [(steps, {"size": size}) for steps in lengths for size in (1, 4, 64)]
+    runs, blocks = of(_evaluated, evaluators), of(_in_blocks, sizes)
     parts = [{"part": name} for name in floating(mixer(SHORT))]
     short, usual = ([(steps, part) for part in parts] for steps in (SHORT, USUAL))
-    once: Cases = [(USUAL, {})]
-    laws: list[tuple[str, str, float, Callable[..., float], Cases]] = [
-        ("evaluators", "every evaluator gives the same response", tolerance, _evaluated, runs),
-        ("map", "the map times the signal is the response", tolerance, _mapped, every),
-        ("row blocks", "blocks of rows are the rows of the map", tolerance, _in_blocks, blocks),
-        ("gradients", "they are those of finite differences", SLOPE, _gradient, short),
-        ("number type", "single precision stays single and is right", SINGLE, _in_single, once),
-        ("device", "nothing is made elsewhere than the parts are", tolerance, _on_meta, once),
+    single, on_meta = (of(figure, [(USUAL, {})]) for figure in (_in_single, _on_meta))
+    laws = [
+        Law("evaluators", "every evaluator gives the same response", tolerance, runs),
+        Law("map", "the map times the signal is the response", tolerance, of(_mapped, every)),
+        Law("row blocks", "blocks of rows are the rows of the map", tolerance, blocks),
+        Law("gradients", "they are those of finite differences", SLOPE, of(_gradient, short)),
+        Law("number type", "single precision stays single and is right", SINGLE, single),
+        Law("device", "nothing is made elsewhere than the parts are", tolerance, on_meta),
     ]
     if causal:
-        ahead = [(USUAL, {"of": of}) for of in AHEAD]
-        laws.append(("causality", "no token reads the future", tolerance, _ahead, ahead))
+        ahead = of(_ahead, [(USUAL, {"of": each}) for each in AHEAD])
+        laws.append(Law("causality", "no token reads the future", tolerance, ahead))
     if reference is not None:
-        against = partial(_referred, reference)
-        laws.append(
-            ("reference", "the response is that of the reference", tolerance, against, every)
-        )
-    found = {law[0]: judge(*law) for law in laws}
-    found["parts"] = judge("parts", "every tensor takes part", 1e-9, _moved, usual, from_below=True)
-    for law, reason in (expected_failures or {}).items():
-        if law not in found:
+        against = of(partial(_referred, reference), every)
+        laws.append(Law("reference", "the response is that of the reference", tolerance, against))
+    laws.append(Law("parts", "every tensor takes part", 1e-9, of(_moved, usual), from_below=True))
+    found = {law.name: judged(owner, law, method=method) for law in laws}
+    for name, reason in (expected_failures or {}).items():
+        if name not in found:
             raise ValueError(
-                f"expected_failures: there is no law '{law}'; the laws are {', '.join(found)}."
+                f"expected_failures: there is no law '{name}'; the laws are {', '.join(found)}."
             )
-        if found[law].verdict is not Verdict.REFUTED:
+        if found[name].verdict is not Verdict.REFUTED:
             raise ValueError(
-                f"expected_failures: {owner} was expected to violate '{law}' ({reason}), "
-                f"but the verdict is {found[law].verdict.value}. Remove it from expected_failures."
+                f"expected_failures: {owner} was expected to violate '{name}' ({reason}), "
+                f"but the verdict is {found[name].verdict.value}. Remove it from expected_failures."
             )
-        found[law] = replace(found[law], limits={"expected": reason})
+        found[name] = replace(found[name], limits={"expected": reason})
     return (first, *found.values())
 
 
@@ -563,8 +548,6 @@ class ModelUnderTest:
 LEAST_MIXING = 0.1
 METHOD = "measured on the model as given and with its parameters drawn anew"
 
-Figure = Callable[[ModelUnderTest], float]
-
 
 @checked
 def check_adapter(
@@ -602,30 +585,30 @@ def check_adapter(
         )
     subjects = [given, given.redrawn(seed)] if redraw else [given]
     owner = next(iter(given.families.values()))
-    return tuple(
-        judged(owner, (name, sentence, limit), cases, method=METHOD, from_below=from_below)
-        for name, sentence, limit, from_below, cases in _laws(subjects)
-    )
+    return tuple(judged(owner, law, method=METHOD) for law in _laws(subjects))
 
 
-def _laws(subjects: list[ModelUnderTest]) -> Iterator[tuple[str, str, float, bool, Iterator[Case]]]:
+def _laws(subjects: list[ModelUnderTest]) -> Iterator[Law]:
     exact, single = subjects[0].adapter.tolerance, TOLERANCE[torch.float32]
     cut = [part for subject in subjects for part in subject.lengths()]
     several = cut + [part for subject in subjects for part in subject.samples()]
     padded = [part for subject in subjects for part in subject.padded()]
     double = partial(_error, exact=True)
-    yield "trace", "the model is unchanged by a run", 0.0, False, _cases(subjects, _trace)
-    yield "axes", "every batch axis has a name", 0.0, False, _cases(subjects, _misnamed)
-    yield "single precision", "a float32 model is rebuilt", single, False, _cases(cut, _error)
-    yield "double precision", "a float64 model is rebuilt", exact, False, _cases(several, double)
+    mixing = _cases(subjects[-1:], _off_diagonal)
+    yield Law("trace", "the model is unchanged by a run", 0.0, _cases(subjects, _trace))
+    yield Law("axes", "every batch axis has a name", 0.0, _cases(subjects, _misnamed))
+    yield Law("single precision", "a float32 model is rebuilt", single, _cases(cut, _error))
+    yield Law("double precision", "a float64 model is rebuilt", exact, _cases(several, double))
     if MASK in subjects[0].named:
-        yield "padding", "padding is rebuilt", exact, False, _cases(padded, double)
-    yield "mixing", "the map mixes tokens", LEAST_MIXING, True, _cases(subjects[-1:], _off_diagonal)
+        yield Law("padding", "padding is rebuilt", exact, _cases(padded, double))
+    yield Law("mixing", "the map mixes tokens", LEAST_MIXING, mixing, from_below=True)
     if subjects[0].adapter.enter is not None or subjects[0].adapter.whole is not None:
-        yield "whole", "the whole layer is rebuilt", exact, False, _cases(cut + padded, _whole)
+        yield Law("whole", "the whole layer is rebuilt", exact, _cases(cut + padded, _whole))
 
 
-def _cases(subjects: list[ModelUnderTest], figure: Figure) -> Iterator[Case]:
+def _cases(
+    subjects: list[ModelUnderTest], figure: Callable[[ModelUnderTest], float]
+) -> Iterator[Case]:
     for subject in subjects:
         yield {"parameters": "as given", **subject.label}, partial(figure, subject)
 
