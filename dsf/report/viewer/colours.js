@@ -16,18 +16,13 @@ const RAMPS = {
   },
 };
 
+/** How far along its ramp the colour of a share of the scale is, and the share of a place there. */
 const CURVES = {
-  linear: (share) => share,
-  root: (share) => Math.sqrt(share),
-  logarithmic: (share) => Math.log1p(1000 * share) / Math.log(1001),
+  root: { name: "square root", placeOf: Math.sqrt, shareAt: (place) => place ** 2 },
+  linear: { name: "linear", placeOf: (share) => share, shareAt: (place) => place },
+  logarithmic: { name: "logarithmic", placeOf: (share) => Math.log1p(1000 * share) / Math.log(1001),
+    shareAt: (place) => (1001 ** place - 1) / 1000 },
 };
-
-/** The share of the scale at which a colour is so far along its ramp. */
-function shareAt(place, curve) {
-  return curve === "root" ? place ** 2 : curve === "linear" ? place : (1001 ** place - 1) / 1000;
-}
-
-const CURVE_NAMES = { root: "square root", linear: "linear", logarithmic: "logarithmic" };
 
 let theme = "light";
 
@@ -47,7 +42,7 @@ function css(colour) {
 /** The colour of a share of the scale, -1 to 1. */
 function colourOf(share, curve) {
   const stops = share < 0 ? ramp().cool : ramp().warm;
-  const place = CURVES[curve](Math.min(Math.abs(share), 1)) * (stops.length - 1);
+  const place = CURVES[curve].placeOf(Math.min(Math.abs(share), 1)) * (stops.length - 1);
   const from = Math.min(Math.floor(place), stops.length - 2);
   return stops[from].map((low, k) => Math.round(low + (stops[from + 1][k] - low) * (place - from)));
 }

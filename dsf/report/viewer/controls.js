@@ -16,8 +16,8 @@ function choices(label, names, choose) {
 
 /** A choice of the colour scale, and whether maps share it; `changed()` after every change. */
 function scaleChoice(settings, changed) {
-  const curve = make("select", { "aria-label": "Colour scale" }, ...Object.entries(CURVE_NAMES).map(([value, text]) =>
-    make("option", { value }, text)));
+  const curve = make("select", { "aria-label": "Colour scale" }, ...Object.entries(CURVES).map(([value, { name }]) =>
+    make("option", { value }, name)));
   curve.value = settings.curve;
   curve.addEventListener("change", () => {
     settings.curve = curve.value;

@@ -183,12 +183,12 @@ function drawLegend(place, shades, map) {
 function legendEnds({ curve, end, scale: largest }, signed) {
   const last = `${end < largest ? "≥ " : ""}${signed ? "+" : ""}${number(end, 3)}`;
   if (signed) return [`${end < largest ? "≤ " : ""}−${number(end, 3)}`, "0", last];
-  return ["0", number(shareAt(0.5, curve) * end, 3), last];
+  return ["0", number(CURVES[curve].shareAt(0.5) * end, 3), last];
 }
 
 function legendWords({ curve, end, scale: largest }) {
   const cut = end < largest ? `, full from ${number(end, 3)} on; the largest is ${number(largest, 3)}` : "";
-  return `${CURVE_NAMES[curve].replace(" ", "-")} colour scale${cut}`;
+  return `${CURVES[curve].name.replace(" ", "-")} colour scale${cut}`;
 }
 
 // Bars above a map for the chosen query and to its right for the chosen key.
