@@ -134,15 +134,13 @@ def _matched(one: InspectedLayer, other: InspectedLayer) -> tuple[int, ...] | No
     have_heads = all(each.axes[-1:] == ("head",) for each in (one, other))
     if not have_heads or len(one.system.batch) != 2 or one.system.batch != other.system.batch:
         return None
-    products: Tensor | int = 0
-    sizes: Tensor | int = 0
+    cost: Tensor | int = 0
     for a, b in zip(row_blocks(one.system), row_blocks(other.system), strict=True):
         if a.weights.shape != b.weights.shape:
             return None
-        products = products + torch.einsum("shij,sgij->hg", a.weights, b.weights)
-        sizes = sizes + b.weights.square().sum(dim=(0, 2, 3))
-    cost = torch.as_tensor(sizes) - 2 * torch.as_tensor(products)
-    _, found = linear_sum_assignment(cost.numpy(force=True))
+        sizes = b.weights.square().sum(dim=(0, 2, 3))
+        cost = cost + sizes - 2 * torch.einsum("shij,sgij->hg", a.weights, b.weights)
+    _, found = linear_sum_assignment(torch.as_tensor(cost).numpy(force=True))
     return tuple(int(head) for head in found)
 
 
