@@ -75,8 +75,7 @@ def content(
         subject, layer, selection = drawn[number]
 
         def part(share: float) -> None:
-            if alone:
-                progress((number + share) / len(drawn))
+            progress((number + share) / len(drawn))
 
         return layer_content(
             subject,
@@ -85,7 +84,7 @@ def content(
             planned,
             model=all_.index(subject),
             explained=explained,
-            progress=part,
+            progress=part if alone else ignored,
         )
 
     for found in each_in_parallel(drawn_layer, range(len(drawn)), most=most):
