@@ -194,13 +194,12 @@ class Walk:
     def __init__(self, system: Operator, quantities: Mapping[str, Quantity]) -> None:
         self.quantities = quantities
         cells = system.batch.numel() * system.steps**2
-        few = cells <= MOST_STATE_CELLS
+        self.are_few = cells <= MOST_STATE_CELLS
         by_row = [each for each in quantities.values() if is_streamable(each)]
-        by_row += [measures.mass_by_lag] if few else []
+        by_row += [measures.mass_by_lag] if self.are_few else []
         self._collected: Collected | None = Collected(reductions_of(by_row), cells)
         self._kept: list[Tensor] = []
-        decomposed = _work(system, system.batch.numel(), keeps_all=True) <= MOST_WORK
-        self._keeps = _keeps_all(system) and few and decomposed
+        self._keeps = _states(system) is None and self.are_few and _work(system) <= MOST_WORK
         self._square = getattr(system, "read_steps", system.steps) == system.steps
 
     def add(self, rows: Rows) -> None:
@@ -279,14 +278,10 @@ def states_of(
     the page computes the erasers of any cell; ``lags`` the mean absolute weight by lag.
     ``states`` is the number of states, None where every token is kept.
     """
-    system, maps = drawn.system, len(drawn.labels)
-    keeps_all = _keeps_all(system)
-    found: list[dict[str, Any]] = [
-        {"states": None if keeps_all else getattr(system, "state_size", None)} for _ in range(maps)
-    ]
-    reason = _unmeasured_state(system, maps, finite=finite, disorder=disorder, keeps_all=keeps_all)
-    few = maps * system.steps**2 <= MOST_STATE_CELLS
-    if finite and system.steps > 1 and not disorder and few:
+    system, states = drawn.system, _states(drawn.system)
+    found: list[dict[str, Any]] = [{"states": states} for _ in drawn.labels]
+    reason = _unmeasured_state(system, finite=finite, disorder=disorder)
+    if finite and system.steps > 1 and not disorder and walk.are_few:
         at = _points(system.steps)
         mass = _by_map(measures.mass_by_lag(walk.passed or system), system)
         for facts, curve in zip(found, mass, strict=True):
@@ -302,16 +297,15 @@ def states_of(
         facts["hankel"] = [
             [token, _short(block[:POINTS])] for token, block in zip(positions, blocks, strict=True)
         ]
-    if isinstance(system, System) and not keeps_all and system.state_size:
+    if isinstance(system, System) and states:
         _add_decay(found, system)
     return found
 
 
-def _unmeasured_state(
-    system: Operator, maps: int, *, finite: bool, disorder: str, keeps_all: bool
-) -> str:
+def _unmeasured_state(system: Operator, *, finite: bool, disorder: str) -> str:
     """The first reason that applies; empty if the state can be measured."""
-    what = "maps" if keeps_all else f"maps of {getattr(system, 'state_size', 0)} states each"
+    maps, states = system.batch.numel(), _states(system)
+    what = "maps" if states is None else f"maps of {states} states each"
     reasons = {
         "since a weight is not finite": not finite,
         "since there is a single token": system.steps < 2,
@@ -323,21 +317,25 @@ def _unmeasured_state(
             system.steps > LONGEST
         ),
         f"since {maps} {what} over {system.steps} tokens are too much work for a page": (
-            _work(system, maps, keeps_all=keeps_all) > MOST_WORK
+            _work(system) > MOST_WORK
         ),
     }
     return next((reason for reason, applies in reasons.items() if applies), "")
 
 
-def _keeps_all(system: Operator) -> bool:
-    return not isinstance(system, System) or kept_rows(system) is not None
+def _states(system: Operator) -> int | None:
+    """The number of states of each map; None where every token is kept."""
+    if isinstance(system, System) and kept_rows(system) is None:
+        return system.state_size
+    return None
 
 
-def _work(system: Operator, maps: int, *, keeps_all: bool) -> int:
+def _work(system: Operator) -> int:
     """The number of multiplications, about, for the measures of the state."""
-    if keeps_all or not isinstance(system, System):
+    maps, states = system.batch.numel(), _states(system)
+    if states is None:
         return 4 * maps * system.steps**3  # a decomposition takes several products
-    return maps * system.steps * system.state_size**3
+    return maps * system.steps * states**3
 
 
 def _add_decay(found: list[dict[str, Any]], system: System) -> None:
