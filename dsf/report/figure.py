@@ -27,7 +27,7 @@ from dsf.inspection import InspectedLayer, Inspection
 from dsf.report.content import at_a_time, within_memory
 from dsf.report.escaping import escaped
 from dsf.report.layer_content import LayerPicture, layer_picture
-from dsf.report.selection import DECODER, has_texts, input_of_texts, select, why_not_in_order
+from dsf.report.selection import select, texts_of, why_not_in_order
 from dsf.report.views import MapView, views
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.files import replace_file
@@ -332,11 +332,10 @@ def sheet_of(inspections: Sequence[Inspection], *, most: int | None, dpi: int = 
 
 def _labels(inspection: Inspection, layer: InspectedLayer, sample: int) -> Labels | None:
     """The texts of the tokens of a map; None where they are too long, or unknown."""
-    texts = inspection.tokens
-    if layer.row_input == DECODER and inspection.decoder_tokens is not None:
+    whose = texts_of(inspection, layer, layer.row_input)
+    texts = inspection.tokens if whose else None
+    if whose == "decoder":
         texts = inspection.decoder_tokens
-    elif not has_texts(layer, layer.row_input, input_of_texts(inspection)):
-        texts = None
     words = texts[sample] if texts is not None and sample < len(texts) else ()
     is_named = words and len(words) <= LABELLED and not why_not_in_order(layer)
     return labels_of(words) if is_named else None

@@ -449,12 +449,7 @@ def layer_content(  # each is a part of what is drawn
         states_of(drawn, walk, finite=finite, disorder=disorder),
         drawn.places,
     )
-    orders, order_facts = selection.orders_of(
-        layer,
-        drawn.places,
-        named=selection.input_of_texts(subject.inspection),
-        decoder=subject.inspection.decoder_tokens is not None,
-    )
+    orders, order_facts = selection.orders_of(layer, drawn.places, subject.inspection)
     for map, numbers, state, place, order in zip(maps, *known, orders, strict=True):
         map.update(measures=numbers, state=state, verdicts=subject.decided(layer, place))
         map.update(order, unmeasured=unmeasured(drawn))

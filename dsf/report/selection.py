@@ -5,7 +5,7 @@ among all selected maps: how far they are pooled. What the page and the picture 
 both need of a layer is computed once (``remembered``).
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt, prod
 from pathlib import PurePath
@@ -231,13 +231,12 @@ DECODER = "decoder_input_ids"
 
 
 def orders_of(
-    layer: InspectedLayer, places: Sequence[tuple[int, ...]], *, named: str, decoder: bool
+    layer: InspectedLayer, places: Sequence[tuple[int, ...]], inspection: Inspection
 ) -> tuple[list[dict[str, int]], dict[str, Any]]:
     """Whose tokens rows and keys are, and where these are not in order, as in windows of a picture.
 
     Returns which of the layer's orders the rows and keys of every map have, each written once, and
-    the facts of the layer. ``named`` is the input whose tokens have texts; with ``decoder`` those
-    of ``decoder_input_ids`` have their own.
+    the facts of the layer.
     """
     known: dict[tuple[int, ...], int] = {}
     tokens = {"row_order": layer.row_order, "key_order": layer.column_order}
@@ -250,10 +249,7 @@ def orders_of(
         for place in places
     ]
     rows, keys = layer.row_input, layer.column_input
-    row_texts, key_texts = (
-        "decoder" if decoder and source == DECODER else has_texts(layer, source, named)
-        for source in (rows, keys)
-    )
+    row_texts, key_texts = (texts_of(inspection, layer, source) for source in (rows, keys))
     return of_maps, {
         "orders": [list(order) for order in known],
         "same_tokens": same_tokens(layer),
@@ -264,15 +260,17 @@ def orders_of(
     }
 
 
-def input_of_texts(layers: Iterable[InspectedLayer]) -> str:
-    """The input whose tokens the texts of an inspection are, as ``dsf.inspect`` takes them."""
-    names = [name for layer in layers for name in (layer.column_input, layer.row_input) if name]
+def texts_of(inspection: Inspection, layer: InspectedLayer, source: str) -> str | bool:
+    """Whether tokens of the input ``source`` have texts, or ``decoder`` where these are its own.
+
+    The texts of an inspection are of one input, as ``dsf.inspect`` takes them; a layer of which no
+    input is known has them, too.
+    """
+    if source == DECODER and inspection.decoder_tokens is not None:
+        return "decoder"
+    names = [name for each in inspection for name in (each.column_input, each.row_input) if name]
     usual = [name for name in ("input_ids", "input 0") if name in names]
-    return next(iter((*usual, *names)), "")
-
-
-def has_texts(layer: InspectedLayer, source: str, named: str) -> bool:
-    """Whether tokens of the input ``source`` are those with texts; they are where none is known."""
+    named = next(iter((*usual, *names)), "")
     return source == named or not (layer.row_input or layer.column_input)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dsf
-from dsf.report.selection import has_texts, input_of_texts
+from dsf.report import selection
 
 transformers = pytest.importorskip("transformers", reason='needs pip install "dsf-toolkit[hf]"')
 IDS = torch.tensor([[5, 6, 7, 8, 9, 2]])
@@ -27,12 +27,12 @@ def test_texts_of_the_encoder_stay_in_the_encoder(model, more):
     texts = [[f"text {number}" for number in IDS[0].tolist()]]
     hooks = len(model.get_decoder()._forward_pre_hooks)
     found = dsf.inspect(model, input_ids=IDS, tokens=texts, **more)
-    named = input_of_texts(found)
     sources = [(layer.row_input, layer.column_input) for layer in found]
     of = "decoder_input_ids"
     assert sources == [("input_ids", "input_ids"), (of, of), (of, "input_ids")]
-    assert [has_texts(layer, layer.row_input, named) for layer in found] == [True, False, False]
-    assert [has_texts(layer, layer.column_input, named) for layer in found] == [True, False, True]
+    rows = [selection.texts_of(found, layer, layer.row_input) for layer in found]
+    keys = [selection.texts_of(found, layer, layer.column_input) for layer in found]
+    assert (rows, keys) == ([True, False, False], [True, False, True])
     assert len(model.get_decoder()._forward_pre_hooks) == hooks
 
 
