@@ -304,12 +304,6 @@ def injective(
         if level is not certificate.Level.DATA or first_row is not None:
             raise ValueError("injective: 'shown' is decided row by row, at Level.DATA only.")
         return _masked(key, shown, sink, folder)
-    if level is certificate.Level.REAL:
-        if not uncertainty >= 0:
-            raise ValueError(
-                f"injective: 'uncertainty' must be at least 0, but it is {uncertainty}."
-            )
-        return _within_uncertainty(key, first_row, sink, float(uncertainty), folder)
     tokens, width = key.shape
     needed = width if sink else width + 1
     row = min(needed, tokens) - 1 if first_row is None else first_row
@@ -317,6 +311,12 @@ def injective(
         raise ValueError(
             f"injective: 'first_row' must lie between 0 and {tokens - 1}, but it is {first_row}."
         )
+    if level is certificate.Level.REAL:
+        if not uncertainty >= 0:
+            raise ValueError(
+                f"injective: 'uncertainty' must be at least 0, but it is {uncertainty}."
+            )
+        return _within_uncertainty(key, row, sink, float(uncertainty), folder)
     proposal = certificate.Proposal(
         name="injective",
         tensors={"key": key},
@@ -396,10 +396,9 @@ def _by_rank(
 
 
 def _within_uncertainty(
-    key: Tensor, first_row: int | None, sink: bool, uncertainty: float, where: certificate.Where
+    key: Tensor, row: int, sink: bool, uncertainty: float, where: certificate.Where
 ) -> certificate.Certificate:
     """The claim for every key matrix near the stored one, from the factor of a margin."""
-    row = key.shape[-1] if first_row is None else first_row
     undecided = certificate.Proposal(
         name="injective_within",
         tensors={"key": key},
@@ -412,8 +411,6 @@ def _within_uncertainty(
     if sink:
         reason = {"margin": "with a sink no margin is certified"}
         return certificate.issued(replace(undecided, limits=reason), where)
-    row = min(row, len(key) - 1)
-    undecided = replace(undecided, parameters={"first_row": row, "distance": uncertainty})
     if not bool(key.isfinite().all()):
         return certificate.issued(undecided, where)
     if row < key.shape[-1]:

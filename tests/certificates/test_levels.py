@@ -44,6 +44,8 @@ def test_programs_saturate(key):
     ("call", "words"),
     [
         (lambda k, _: certify.injective(k, first_row=40), "between 0 and 39"),
+        (lambda k, _: certify.injective(k, first_row=-1, level=Level.REAL), "between 0 and 39"),
+        (lambda k, _: certify.injective(k, first_row=40, level=Level.REAL), "between 0 and 39"),
         (lambda k, _: certify.margin(k, first_row=3), "between 6 and 39"),
         (lambda k, _: certify.linear_injective(k, feature_map="exp"), "collisions are known for"),
         (lambda k, b: certify.locality(k, b, window=(3, 3), share=0.1), "at least one of the 40"),
