@@ -130,19 +130,18 @@ class _Header:
         (value,) = struct.unpack_from(f"<{format}", self.content, self.take(size))
         return int(value)
 
-    def text(self) -> bytes:
+    def text(self, most: int | float = math.inf) -> bytes:
         size = self.number("Q")
-        begin = self.take(size)
-        return self.content[begin : begin + size]
-
-    def name(self) -> str:
-        size = int.from_bytes(self.content[self.at : self.at + 8], "little")
-        if size > _MAX_NAME_BYTES:
+        if size > most:
             raise LoadError(
-                f"{self.path}: a name has {size} bytes, where at most {_MAX_NAME_BYTES} are read; "
+                f"{self.path}: a name has {size} bytes, where at most {most} are read; "
                 "download the file again."
             )
-        return self.text().decode("utf-8")
+        begin = self.take(size)
+        return self.content[begin : self.at]
+
+    def name(self) -> str:
+        return self.text(_MAX_NAME_BYTES).decode("utf-8")
 
     def numbers(self, kind: int, count: int) -> np.ndarray:
         """Return numbers as rows of one, of which ``gguf`` makes its parts."""
