@@ -201,7 +201,6 @@ Checkpoint = Annotated[
     str, typer.Argument(help="Folder of a checkpoint, a GGUF file, or a hub id owner/name.")
 ]
 Top = Annotated[int, whole_number("How many rows of each table are shown.", least=1)]
-Exact = Annotated[bool, "Run the model in float64."]
 Open = Annotated[bool, typer.Option("--open", help="Show the page in a browser.")]
 Layers = Annotated[
     Choice | None,
@@ -211,14 +210,11 @@ Heads = Annotated[
     Choice | None,
     typed_by(head_choice, 'Which heads, or channels, of each layer: "2" or "0:4".'),
 ]
-Ids = Annotated[TokenIds | None, 'Token numbers, such as "1 2 3"; for any model.']
 Tolerance = Annotated[
     float | None,
     real_number("Largest difference of a rebuilt layer from its module in float64.", below=1.0),
 ]
 Layerwise = Annotated[bool, "Leave the weights in their files: for models that do not fit."]
-Revision = Annotated[str | None, "Branch, tag or commit of a hub model."]
-Offline = Annotated[bool, "Make no network connection."]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +222,8 @@ class Loading:
     dtype: Annotated[
         NumberType | None, "Number type of the weights; by default the one they were saved in."
     ] = None
-    revision: Revision = None
-    offline: Offline = False
+    revision: Annotated[str | None, "Branch, tag or commit of a hub model."] = None
+    offline: Annotated[bool, "Make no network connection."] = False
     device: Annotated[
         str | None,
         typed_by(device_name, 'Where the model runs: "cpu", "cuda", "cuda:1"; by default the CPU.'),
@@ -238,7 +234,7 @@ class Loading:
 class Inspecting(Loading):
     layers: Layers = None
     heads: Heads = None
-    exact: Exact = False
+    exact: Annotated[bool, "Run the model in float64."] = False
     memory: Annotated[
         float | None,
         real_number(
@@ -260,7 +256,7 @@ class Prompt:
     """The input of a model: a text, token numbers, a file of text, or a random sequence."""
 
     text: Annotated[str | None, "Text for the model's own tokenizer."] = None
-    ids: Ids = None
+    ids: Annotated[TokenIds | None, 'Token numbers, such as "1 2 3"; for any model.'] = None
     file: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="A UTF-8 file to take the text from."),
