@@ -87,14 +87,13 @@ def locality(
         tree, centre = search.tree(lower, upper, boxes)
         if centre is not None:
             worst, query = float(search.odds(centre)), centre
-    found: dict[str, Any] = {"observed": 1 / (1 + exp(min(worst, MAX_EXPONENT)))}
+    proposal = replace(proposal, observed=1 / (1 + exp(min(worst, MAX_EXPONENT))))
+    decided = proposal
     if worst > search.goal:
-        witness = {"query": query.tolist()}
-        found |= {"verdict": certificate.Verdict.REFUTED, "witness": witness, "limits": {}}
+        decided = certificate.settled(proposal, {"query": query.tolist()})
     elif tree is not None:
-        found |= {"verdict": certificate.Verdict.PROVED, "evidence": {"tree": tree}, "limits": {}}
-    undecided = replace(proposal, observed=found["observed"])
-    return certificate.where_conclusive([replace(proposal, **found)], undecided, folder)
+        decided = certificate.settled(proposal, None, evidence={"tree": tree})
+    return certificate.where_conclusive([decided], proposal, folder)
 
 
 @dataclass

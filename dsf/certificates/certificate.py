@@ -193,10 +193,10 @@ def claim(decide: Callable[Given, Certificate]) -> Callable[Given, Certificate]:
     return decided
 
 
-def settled(proposal: Proposal, witness: Mapping[str, Any] | None) -> Proposal:
-    """The proposal as PROVED, or as REFUTED by ``witness``."""
+def settled(proposal: Proposal, witness: Mapping[str, Any] | None, **found: Any) -> Proposal:
+    """The proposal as PROVED, or as REFUTED by ``witness``, with other fields and no limits."""
     verdict = Verdict.PROVED if witness is None else Verdict.REFUTED
-    return replace(proposal, verdict=verdict, witness=witness)
+    return replace(proposal, verdict=verdict, witness=witness, limits={}, **found)
 
 
 class CheckerRefused(RuntimeError):

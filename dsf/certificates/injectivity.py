@@ -160,14 +160,13 @@ def _margin(key: Tensor, row: int) -> certificate.Proposal:
         residual = float(torch.linalg.matrix_norm(shifted - factor.mT @ factor))
         left = shift**2 - residual - rounding
         if left > 0:
-            return replace(
+            return certificate.settled(
                 proposal,
-                verdict=certificate.Verdict.PROVED,
+                None,
                 tensors={"key": key, "factor": factor},
                 evidence={"rows": chosen, "shift": shift},
                 parameters={"first_row": row, "bound": left**0.5},
                 bound=left**0.5,
-                limits={},
             )
     return proposal
 
@@ -235,8 +234,7 @@ def linear_injective(
         return certificate.issued(proposal, folder)
     other = [2 * part + 1 if feature_map == "elu_plus_one" else 2 * part for part in query]
     witness = {"row": chosen, "query": query, "other": other}
-    refuted = replace(proposal, verdict=certificate.Verdict.REFUTED, witness=witness, limits={})
-    return certificate.issued(refuted, folder)
+    return certificate.issued(certificate.settled(proposal, witness), folder)
 
 
 def _query(key: Tensor, feature_map: str) -> list[Fraction] | None:
@@ -372,7 +370,7 @@ def _masked(
                 return certificate.issued(replace(proposal, limits=limits), folder)
         chosen.append(len(sets) - 1)
     evidence = {"sets": sets, "chosen": chosen}
-    proved = replace(proposal, verdict=certificate.Verdict.PROVED, evidence=evidence)
+    proved = certificate.settled(proposal, None, evidence=evidence)
     return certificate.where_conclusive([proved], proposal, folder)
 
 
@@ -423,9 +421,9 @@ def _within_uncertainty(
             return certificate.issued(replace(refuted, observed=found.observed), where)
         small = {"margin": "the certified margin is too small"}
         return certificate.issued(replace(undecided, observed=found.observed, limits=small), where)
-    decided = replace(
+    decided = certificate.settled(
         undecided,
-        verdict=certificate.Verdict.PROVED,
+        None,
         tensors=found.tensors,
         evidence=found.evidence,
         bound=found.bound,
@@ -453,7 +451,7 @@ def _blind_direction(key: Tensor, distance: float) -> list[int] | None:
 
 
 def _proved(proposal: certificate.Proposal, rows: list[int]) -> certificate.Proposal:
-    return replace(proposal, verdict=certificate.Verdict.PROVED, evidence={"rows": sorted(rows)})
+    return certificate.settled(proposal, None, evidence={"rows": sorted(rows)})
 
 
 def _refuted(proposal: certificate.Proposal, row: int, null: list[int]) -> certificate.Proposal:

@@ -6,7 +6,7 @@ run of a model, is not part of it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import inf, isfinite, isnan, isqrt
@@ -364,7 +364,7 @@ def _compared(first: Tensor, second: Tensor, tolerance: Number, scope: str = "")
         return proposal
     energy = checker.squared_distance(stored(first), stored(second))
     witness = None if energy <= Fraction(tolerance) ** 2 else {"energy": energy}
-    return replace(settled(proposal, witness), observed=_root(energy))
+    return settled(proposal, witness, observed=_root(energy))
 
 
 def _root(value: Fraction) -> float:
