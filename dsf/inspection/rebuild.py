@@ -73,7 +73,7 @@ from dsf.inspection.whole.stages import (
     as_values,
     width_of,
 )
-from dsf.systems.composite import PANEL, ExplicitMap, Operator, PairRows, SoftmaxRows, whole_rows
+from dsf.systems.composite import PANEL, ExplicitMap, Operator, PairRows, SoftmaxRows
 from dsf.systems.system import System
 
 ROUNDING = 1e-12
@@ -126,14 +126,8 @@ def response_by_rows(
     """
     if _scored_rows(system) is None:
         return respond(system, signal)
-    spans = [*sampled_rows(system.steps)]
-    of_map = whole_rows(system)  # what windows have in common is asked of the system once
-    if of_map is not None:
-        windows = [of_map.window(*span).squeeze(-2) for span in spans]
-    else:
-        blocks = (blocks_between(system, *span, size=PANEL) for span in spans)
-        windows = [block.weights for several in blocks for block in several]
-    rows = torch.cat(windows, dim=-2)
+    blocks = (blocks_between(system, *span, size=PANEL) for span in sampled_rows(system.steps))
+    rows = torch.cat([block.weights for several in blocks for block in several], dim=-2)
     dtype = torch.promote_types(rows.dtype, signal.dtype)
     mixed = (rows.to(dtype) @ signal.squeeze(-2).to(dtype)).unsqueeze(-2)
     if system.steps <= EVERY:
