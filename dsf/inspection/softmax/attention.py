@@ -349,17 +349,9 @@ def plain_experts(model: nn.Module) -> Iterator[None]:
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """Every configuration, sub-configurations too, that selects how attention is computed."""
-    found: dict[int, Any] = {}
-    waiting = [config for part in model.modules() if (config := vars(part).get("config"))]
-    while waiting:
-        config = waiting.pop()
-        if id(config) in found or not hasattr(config, ATTENTION):
-            continue
-        found[id(config)] = config
-        parts = getattr(config, "sub_configs", None) or {}
-        waiting += [part for name in parts if (part := getattr(config, name, None)) is not None]
-    return list(found.values())
+    """The configurations of a model and its parts that select how attention is computed."""
+    held = (vars(part).get("config") for part in model.modules())
+    return list({id(config): config for config in held if hasattr(config, ATTENTION)}.values())
 
 
 class _Recorder:
