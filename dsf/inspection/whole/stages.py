@@ -30,6 +30,7 @@ from dsf.evaluate import attention_map, respond
 from dsf.evaluate.maps import Selection, span
 from dsf.evaluate.memory_plan import block_bytes, check_room
 from dsf.evaluate.stepwise import applied
+from dsf.evaluate.windows import fold
 from dsf.inspection.errors import InspectionError, UnreadableError
 from dsf.systems.composite import PANEL, Operator, at_rest, whole_rows
 from dsf.systems.system import System
@@ -573,17 +574,17 @@ def _by_group(
 def _take(system: System, signal: Tensor, start: int, stop: int, states: Tensor) -> None:
     """Take states through some tokens in place; what these write is added to the last column."""
     for first in range(start, stop, TOGETHER):
-        few = system.window(first, min(first + TOGETHER, stop))
-        drives = applied(few.B, signal[..., first : first + few.steps, :, :]).unbind(dim=-3)
-        if (decays := few.A.diagonal()) is not None:
-            # A column lies scattered in memory, where products in place take twice as long.
-            last = states[..., -1, :].clone(memory_format=torch.contiguous_format)
-            for decay, drive in zip(decays.unsqueeze(-1).unbind(dim=-3), drives, strict=True):
-                last.mul_(decay).add_(drive)
-            states *= decays.prod(dim=-2)[..., None, None]
-            states[..., -1, :] = last
+        few = system.window(first, min(first + TOGETHER, stop), dtype=states.dtype)
+        given = signal[..., first : first + few.steps, :, :]
+        if (decays := few.A.diagonal()) is None:
+            panel = fold(few, 0, few.steps)
+            states.copy_(panel.carried(states.flatten(-2)).unflatten(-1, states.shape[-2:]))
+            states[..., -1, :] += panel.write @ given.flatten(-3, -2)
             continue
-        for token, drive in enumerate(drives):
-            carried = few.A.window(token, token + 1) @ states.flatten(-2).unsqueeze(-3)
-            states.copy_(carried.squeeze(-3).unflatten(-1, states.shape[-2:]))
-            states[..., -1, :] += drive
+        drives = applied(few.B, given).unbind(dim=-3)
+        # A column lies scattered in memory, where products in place take twice as long.
+        last = states[..., -1, :].clone(memory_format=torch.contiguous_format)
+        for decay, drive in zip(decays.unsqueeze(-1).unbind(dim=-3), drives, strict=True):
+            last.mul_(decay).add_(drive)
+        states *= decays.prod(dim=-2)[..., None, None]
+        states[..., -1, :] = last
