@@ -466,3 +466,37 @@ def test_tokens_that_met_others_have_the_numbers_of_their_places(name):
         assert "inner" in {one.name for one in found.unsupported}
         places = [-1] * TOKENS
     assert (numbers(layer.row_tokens), numbers(layer.column_tokens)) == (places, places)
+
+
+class Apart(nn.Module):
+    """A recurrence behind an attention, of so many tokens each that lie side by side."""
+
+    def __init__(self, inner, steps):
+        super().__init__()
+        self.attention, self.inner, self.steps = Attention(), inner, steps
+
+    def forward(self, x):
+        x = x + self.attention(x)
+        groups = x.reshape(-1, self.steps, WIDTH)
+        if not isinstance(self.inner, nn.RNNCellBase):
+            return x + self.inner(groups)[0].reshape(x.shape)
+        state, found = torch.zeros(len(groups), WIDTH), []
+        for token in groups.unbind(1):
+            pair = (state, state) if isinstance(self.inner, nn.LSTMCell) else state
+            state = self.inner(token, pair)
+            state = state[0] if isinstance(state, tuple) else state
+            found.append(state)
+        return x + torch.stack(found, dim=1).reshape(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [(nn.GRUCell, 1), (nn.LSTMCell, 1), (nn.GRU, 1), (nn.LSTM, 1), (nn.GRUCell, 3), (nn.GRU, 3)],
+)
+def test_a_recurrence_of_some_tokens_each_has_the_numbers_of_these(kind, steps):
+    settings = {} if issubclass(kind, nn.RNNCellBase) else {"batch_first": True}
+    model = drawn(Apart(kind(WIDTH, WIDTH, **settings), steps))
+    _, layer = dsf.inspect(model, tokens(SAMPLES, TOKENS, WIDTH))
+    assert layer.axes[0] == "window"
+    for places in (layer.row_tokens, layer.column_tokens):
+        assert places[:, 0].flatten().tolist() == WORDS * SAMPLES

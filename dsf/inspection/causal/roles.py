@@ -255,10 +255,9 @@ def tokens_along(given: Sequence[Coordinates], time: int | None) -> Tensor | Non
             whole = torch.stack(lines, dim=-1)
         else:
             whole = torch.cat([line.movedim(time, -1) for line in lines], dim=-1)
-        whole = whole.reshape(-1, whole.shape[-1])
-        if varies(whole, -1):
-            found[axis] = whole
-    number = token_numbers(found)
+        found[axis] = whole = whole.reshape(-1, whole.shape[-1])
+    along = [axis for axis in found if varies(found[axis], -1)] or _of_one_key(found)
+    number = token_numbers({axis: found[axis] for axis in along})
     if number is None and whole is not None and whole.shape[-1] > 1:  # of all tokens at every step
         number = torch.full_like(whole, NONE)
     return None if number is None else number.clamp(min=NONE).long()

@@ -20,7 +20,7 @@ from dsf.evaluate import respond
 from dsf.inspection.adapter import Adapter
 from dsf.inspection.capture.calls import Call, Captured, Invocation, time_axis
 from dsf.inspection.capture.precision import home, in_float64
-from dsf.inspection.causal.coordinates import MANY, Coordinates, is_place
+from dsf.inspection.causal.coordinates import MANY, Coordinates, is_place, varies
 from dsf.inspection.causal.roles import tokens_along
 from dsf.inspection.causal.rules import varying
 from dsf.inspection.whole.stages import AffineLayer, Tokens
@@ -233,6 +233,8 @@ def _with_tokens(call: Call, sequence: Sequence[Call]) -> Call:
         call.tokens = torch.full((1, whole.shape[time or 0]), -1)
         return call
     call.tokens = tokens_along(known, time)
+    if time is None:
+        call.counted = set(), {x for x in known[0].positions if varies(known[0].planes[x], 0)}
     lines = [made.planes[axis] for made in known if len(made.shape) > 1 for axis in made.positions]
     are_tokens = call.tokens is not None and bool((call.tokens >= 0).any())
     if not are_tokens and any(varying(line) == [-1] for line in lines):
