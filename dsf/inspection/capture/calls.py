@@ -161,7 +161,7 @@ class Call:
         refused: why the calls of its module are not sequences, where joining them showed that.
         around: where an attention ran again in float64, what its whole module returned then.
         ran: where its module ran again in float64, what its projections were given and returned.
-        counted: where it was probed, or is a cell, the axes of its tokens, and those of its samples.
+        counted: if it was probed, or is a cell, the axes of its tokens, and those of its samples.
     """
 
     name: str
