@@ -194,8 +194,8 @@ def _with_values(subject: EditedMixer, edit: kinds.ValueFrom, signal: Tensor) ->
             f"run and {tuple(other.shape)} in the other, which must have one sample or as many, "
             "the same heads and width, and the tokens that are taken."
         )
-    filled = signal.clone()
-    filled[..., chosen, :, :] = other[..., chosen, :, :].to(signal)
+    filled, taken = signal.clone(), other[..., chosen.to(other.device), :, :]
+    filled[..., chosen.to(signal.device), :, :] = taken.to(signal)
     return torch.where(_chosen(subject, edit, signal.shape[:-3]), filled, signal)
 
 
