@@ -19,7 +19,6 @@ from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from dsf.evaluate import respond
-from dsf.evaluate.maps import blocks_between
 from dsf.evaluate.memory_plan import is_out_of_memory
 from dsf.inspection.adapter import Adapter, one_layer
 from dsf.inspection.capture.calls import (
@@ -73,8 +72,7 @@ from dsf.inspection.whole.stages import (
     as_values,
     width_of,
 )
-from dsf.systems.composite import PANEL, ExplicitMap, Operator, PairRows, SoftmaxRows
-from dsf.systems.system import System
+from dsf.systems.composite import PANEL, Operator, PairRows, SoftmaxRows, whole_rows
 
 ROUNDING = 1e-12
 """What may move by rounding in float64, relative."""
@@ -124,12 +122,11 @@ def response_by_rows(
 
     Unless ``whole``, other rows are NaN where a fused kernel would be all that computes them.
     """
-    if _scored_rows(system) is None:
+    rows = _scored_rows(system)
+    if rows is None:
         return respond(system, signal)
-    blocks = (blocks_between(system, *span, size=PANEL) for span in sampled_rows(system.steps))
-    rows = torch.cat([block.weights for several in blocks for block in several], dim=-2)
-    dtype = torch.promote_types(rows.dtype, signal.dtype)
-    mixed = (rows.to(dtype) @ signal.squeeze(-2).to(dtype)).unsqueeze(-2)
+    value, spans = signal.squeeze(-2), sampled_rows(system.steps)
+    mixed = torch.cat([rows.mixed(*span, value) for span in spans], dim=-2).unsqueeze(-2)
     if system.steps <= EVERY:
         return mixed
     if whole or not leaves_out(system):
@@ -152,8 +149,7 @@ def compared_tokens(length: int) -> Int[Tensor, " some"]:
 
 def _scored_rows(system: Operator) -> PairRows | None:
     """The rows of a map that is made of scores; None for other maps, and behind a first state."""
-    rows = system.rows if isinstance(system, ExplicitMap) else getattr(system, "C", None)
-    is_from_rest = not isinstance(system, System) or system.initial is None
+    rows, is_from_rest = whole_rows(system), getattr(system, "initial", None) is None
     return rows if isinstance(rows, PairRows) and is_from_rest else None
 
 
@@ -336,12 +332,12 @@ def rebuild(
         if reference is call:
             outputs = [layer.output for layer in layers]
         elif adapter.split is one_layer:
-            outputs = [in_float64(call.first_output)]
+            outputs = [call.first_output.to(reference.first_output.device)]
         else:
             outputs = [layer.output for layer in captured_layers(call, adapter, family)]
     ran, around = None if call.invocation is None else first_numbers(call.invocation.output), None
     if ran is not None and reference.around is not None:
-        around = in_float64(ran), in_float64(reference.around)
+        around = ran.to(reference.around.device), reference.around
     for layer, output in zip(layers, outputs, strict=True):
         compared = call, adapter, layer, output, compared_with, tolerance, around, is_random
         yield layer.name, LayerComparison(*compared).layer

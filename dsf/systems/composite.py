@@ -246,13 +246,18 @@ class PairRows(RowSource):
     def ahead(self, start: int, stop: int) -> Bool[Tensor, "rows read"]:
         return self.lags(start, stop) < 0
 
+    def mixed(
+        self, start: int, stop: int, value: Shaped[Tensor, "*batch read channel"]
+    ) -> Shaped[Tensor, "*batch rows channel"]:
+        """The rows ``start`` to ``stop - 1`` times values, in the type to which both promote."""
+        weights = self.reach(start, stop)
+        dtype = torch.promote_types(weights.dtype, value.dtype)
+        return weights.to(dtype) @ value[..., : weights.shape[-1], :].to(dtype)
+
     def apply(self, signal: Values) -> Mixed:
         value, steps = signal.squeeze(-2), self.query.shape[-2]
-        panels = [
-            self.window(start, min(start + PANEL, steps)).squeeze(-2) @ value
-            for start in range(0, steps, PANEL)
-        ]
-        return torch.cat(panels, dim=-2).unsqueeze(-2)
+        spans = ((start, min(start + PANEL, steps)) for start in range(0, steps, PANEL))
+        return torch.cat([self.mixed(*span, value) for span in spans], dim=-2).unsqueeze(-2)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class Invocation:
 
     def finish(self, output: Any, where: ModuleStack, frame: Frame | None = None) -> None:
         self.ended = where.tick()
-        self.output = copied(output)
+        self.output = copied(output, where.copies)
         self.weights = self.weights or storage_of(self.module)
         if where.tracker is None:
             return

@@ -24,7 +24,6 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from dsf.inspection.capture.containers import (
     Copies,
     copied_once,
-    kept,
     own_caches,
     tensors_in,
     times_written,
@@ -285,6 +284,10 @@ class ModuleStack:
         frame.products += 1
         return frame.products
 
+    def own(self, tensor: Tensor) -> Tensor:
+        """A copy of a tensor, where later code of the model may write into it."""
+        return copied_once(tensor, self.copies) if self.keeps_passes else tensor
+
     def has_read_in(self, frame: Frame) -> bool:
         if self.last_call > frame.began or not self._watched:
             return self.last_call > frame.began
@@ -317,7 +320,7 @@ class ModuleStack:
         value = call.arguments["value"]  # which may be put away until then
 
         def find(frame: Frame, ran: int, given: Any, output: Any) -> None:
-            call.surroundings = surroundings(frame, ran, value, mixed, given, output)
+            call.surroundings = surroundings(frame, ran, value, mixed, given, output, self.own)
 
         self.after_call(call.module, find)
 
@@ -447,6 +450,7 @@ def surroundings(
     mixed: Float[Tensor, "sample time width"],
     added: tuple[Any, ...],
     output: Any,
+    own: Callable[[Tensor], Tensor],
 ) -> Surroundings | None:
     """What a module computed before and after its attention; None where it is not recognised.
 
@@ -482,13 +486,13 @@ def surroundings(
             gated, plain = in_float64(behind.given), in_float64(mixed)
             gate = torch.where(plain == 0, 0, gated / torch.where(plain == 0, 1, plain))
         output = behind.output
-    return Surroundings(  # with copied tensors, since later code may write into the originals
-        given=kept(source.given.reshape(value.shape[0], value.shape[2], -1)),
+    return Surroundings(
+        given=own(source.given).reshape(value.shape[0], value.shape[2], -1),
         source=source.module,
         places=places,
         gate=gate,
         out=None if behind is None else behind.module,
-        output=kept(output),
+        output=own(output),
         clamped=clamped,
         is_all=is_all,
     )

@@ -232,7 +232,7 @@ def record_heads(where: ModuleStack, call: Call, mixed: Tensor) -> None:
         if heads is not None:
             value = call.arguments["value"].unflatten(0, (-1, heads))
             merged = rearrange(mixed.flatten(0, -3), "(s h) t c -> s t (h c)", h=heads)
-            call.surroundings = surroundings(frame, ran, value, merged, given, output)
+            call.surroundings = surroundings(frame, ran, value, merged, given, output, where.own)
 
     where.after_call(call.module, record)
 
