@@ -101,12 +101,11 @@ def edited_response(  # noqa: PLR0912 (one for each kind of edit)
     reductions = [edit for edit in edits if isinstance(edit, kinds.Reduce)]
     rounds = [edit for edit in edits if isinstance(edit, kinds.RoundState)]
     protections = [edit for edit in edits if isinstance(edit, kinds.Protect)]
-    several = bool(rows) + bool(states) + bool(rounds) + len(reductions) > 1
-    if several or (states and protections):
+    if sum(map(bool, (rows, states, rounds, protections))) + len(reductions) > 1:
         raise InspectionError(
-            f"intervene: {subject.name} has edits of its state and of its map, several with a "
-            "'Reduce', or a 'Protect' where its state is exchanged, whose common meaning is not "
-            "defined. Give them in separate calls."
+            f"intervene: {subject.name} has edits whose common meaning is not defined: of its map, "
+            "of its state, 'RoundState', 'Protect' and every 'Reduce' are each for themselves. "
+            "Give them in separate calls."
         )
     if rounds:
         response = _rounded(subject, rounds, signal)

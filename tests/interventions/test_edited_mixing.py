@@ -250,8 +250,14 @@ def test_protections_that_do_not_fit_are_refused():
     twice = [edits.Protect("it", key=1, from_=t, samples=n) for t, n in ((3, None), (5, [0]))]
     with pytest.raises(InspectionError, match="overlap"):
         edited(mixer, *twice)
-    with pytest.raises(InspectionError, match="meaning"):
-        edited(mixer, edits.Protect("it", key=1, from_=3), edits.Forget("it", 5))
+    for other in (
+        edits.Forget("it", 5),
+        edits.Cut("it", key=1),
+        edits.RoundState("it", bits=4),
+        edits.Reduce("it", 1, 5),
+    ):
+        with pytest.raises(InspectionError, match="meaning"):
+            edited(mixer, edits.Protect("it", key=1, from_=3), other)
     apart = [edits.Protect("it", key=1, from_=3, samples=[n]) for n in (0, 1)]
     assert_close(edited(mixer, *apart), edited(mixer, edits.Protect("it", key=1, from_=3)))
 
