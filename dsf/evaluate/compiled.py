@@ -94,8 +94,8 @@ def scanned(channels: loops.Channels) -> Answer:
     return response[..., None, None], leaving.view(channels.entering.shape).unsqueeze(-1)
 
 
-RowLoops = Callable[[list[int], loops.RowBuffer], Iterator[Shaped[Tensor, "*batch rows columns"]]]
-"""From the boundaries of windows of tokens, and memory, to the rows of each window."""
+RowLoops = Callable[..., Iterator[Shaped[Tensor, "*batch rows columns"]]]
+"""From the boundaries of windows of tokens, and memory to reuse, to the rows of each window."""
 
 
 def compiled(system: System, signal: Signal, *, out: Tensor | None = None) -> Answer | None:

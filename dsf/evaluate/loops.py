@@ -1,6 +1,8 @@
 """Responses and map rows by compiled CPU loops, which take plain arrays.
 
-The loops write rows of a map into memory of their caller: new for each block, reused, or the map's.
+The loops write blocks of rows of a map, from its first row to its last: each block into new memory,
+or all into that of their caller, contiguous and with at least the rows of a block. ``clean`` says
+that it is zero wherever it has not been written.
 """
 
 from collections.abc import Iterator
@@ -23,49 +25,6 @@ from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity
-
-
-class RowBuffer:
-    """Memory for blocks of rows of a causal map, from first row to last: new for every block."""
-
-    def take(self, like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int, bool]:
-        """A contiguous buffer with the batch and columns of ``shape``, and its first free row.
-
-        And whether it is zero wherever it has not been written.
-        """
-        return like.new_empty(shape), 0, False
-
-
-class ReusedRows(RowBuffer):
-    """One buffer that every block overwrites: new memory pages take ten times as long to write."""
-
-    def __init__(self) -> None:
-        self.buffer: Tensor | None = None
-
-    def take(self, like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int, bool]:
-        buffer = self.buffer
-        if buffer is None or buffer.dtype != like.dtype or buffer.shape[-2] < shape[-2]:
-            buffer = self.buffer = like.new_empty(shape)
-        return buffer, 0, False
-
-
-class WholeMap(RowBuffer):
-    """The rows of one matrix, one block after the other."""
-
-    def __init__(self, matrix: Weights, *, clean: bool) -> None:
-        self.matrix, self.clean, self.filled = matrix, clean, 0
-
-    def take(self, like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, int, bool]:
-        """The matrix itself where type and strides fit, else new memory: ``settle`` copies it."""
-        top, self.filled = self.filled, self.filled + shape[-2]
-        if self.matrix.dtype != like.dtype or not self.matrix.is_contiguous():
-            return super().take(like, shape)
-        return self.matrix, top, self.clean
-
-    def settle(self, top: int, weights: Weights) -> None:
-        rows = self.matrix[..., top : top + weights.shape[-2], :]
-        if rows.data_ptr() != weights.data_ptr():
-            rows.copy_(weights)
 
 
 class Ports(NamedTuple):
@@ -351,14 +310,16 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 
 def head_rows(
-    heads: Heads, boundaries: list[int], output: RowBuffer
+    heads: Heads, boundaries: list[int], memory: Tensor | None = None, *, clean: bool = False
 ) -> Iterator[Float[Tensor, "*batch rows columns"]]:
     writer = _HeadWriter(heads)
     columns, shape = heads.steps, heads.decay.shape[:2]
     for start, stop in pairwise(boundaries):
-        buffer, top, clean = output.take(heads.read, (*heads.batch, stop - start, columns))
-        writer.write(start, stop, buffer.view(*shape, -1, columns), top, clean=clean)
-        yield buffer[..., top : top + stop - start, :]
+        out = memory
+        if out is None:
+            out = heads.read.new_empty(*heads.batch, stop - start, columns)
+        writer.write(start, stop, out.view(*shape, -1, columns), clean=clean)
+        yield out[..., : stop - start, :]
 
 
 class _HeadWriter:
@@ -377,12 +338,12 @@ class _HeadWriter:
             suffixes(*(part[group].numpy() for part in parts))
         self.scores = heads.read.new_empty(TILE * heads.steps)
 
-    def write(self, start: int, stop: int, out: Tensor, top: int, *, clean: bool) -> None:
-        """Write the rows ``start`` to ``stop - 1`` to those of ``out`` from ``top`` on."""
+    def write(self, start: int, stop: int, out: Tensor, *, clean: bool) -> None:
+        """Write the rows ``start`` to ``stop - 1`` to the first of ``out``."""
         for group, maps in enumerate(out):
             for tile in range(start // TILE, -(-stop // TILE)):
                 first, last = max(start, tile * TILE), min(stop, (tile + 1) * TILE)
-                self._write_tile(group, tile, first, last, maps, top + first - start, clean)
+                self._write_tile(group, tile, first, last, maps, first - start, clean)
 
     def _write_tile(
         self, group: int, tile: int, first: int, last: int, out: Tensor, top: int, clean: bool
@@ -405,15 +366,17 @@ class _HeadWriter:
         in_parallel(share, shares(out.shape[0]))
 
 
-def diagonal_rows(system: System, boundaries: list[int], output: RowBuffer) -> Iterator[Weights]:
+def diagonal_rows(
+    system: System, boundaries: list[int], memory: Tensor | None = None, *, clean: bool = False
+) -> Iterator[Weights]:
     pieces = pieces_of(system, at_once=len(boundaries) == 2)
-    like, columns = torch.empty(0, dtype=system.dtype), system.steps
     for start, stop in pairwise(boundaries):
-        buffer, top, clean = output.take(like, (*system.batch, stop - start, columns))
-        out = buffer.view(-1, *buffer.shape[-2:])
-        fill = partial(Piece.fill, start=start, stop=stop, out=out, top=top, clean=clean)
-        in_parallel(fill, pieces)
-        yield buffer[..., top : top + stop - start, :]
+        out = memory
+        if out is None:
+            out = torch.empty(*system.batch, stop - start, system.steps, dtype=system.dtype)
+        maps = out.view(-1, *out.shape[-2:])
+        in_parallel(partial(Piece.fill, start=start, stop=stop, out=maps, clean=clean), pieces)
+        yield out[..., : stop - start, :]
 
 
 def pieces_of(system: System, *, at_once: bool) -> list["Piece"]:
@@ -457,10 +420,10 @@ class Piece:
         )
         self.entered = 0
 
-    def fill(self, start: int, stop: int, out: Tensor, top: int, *, clean: bool) -> None:
+    def fill(self, start: int, stop: int, out: Tensor, *, clean: bool) -> None:
         from dsf.systems.kernels.diagonal_rows import TILE, fill
         from dsf.systems.kernels.registers import target_of
 
         target = target_of(out[self.span].numpy(), clean=clean)
-        fill(self.given, self.kept, self.systems, self.entered, start, stop, target, top)
+        fill(self.given, self.kept, self.systems, self.entered, start, stop, target)
         self.entered = -(-stop // TILE)

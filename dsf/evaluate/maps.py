@@ -12,7 +12,6 @@ from torch import Tensor
 from dsf.evaluate.arguments import Weights, check_operator, check_out
 from dsf.evaluate.compiled import RowLoops, row_loops
 from dsf.evaluate.enclosure import Enclosure, enclosed_map
-from dsf.evaluate.loops import ReusedRows, RowBuffer, WholeMap
 from dsf.evaluate.memory_plan import check_room
 from dsf.evaluate.windows import backward_rows, forward_rows
 from dsf.runtime.argument_checks import checked
@@ -93,13 +92,13 @@ def row_blocks(
             f"{type(map_or_system).__name__}, which knows its ports. Leave them out."
         )
     if isinstance(map_or_system, Operator):
-        output = ReusedRows() if overwrites else None
-        return blocks_between(map_or_system, 0, map_or_system.steps, size=size, output=output)
+        steps = map_or_system.steps
+        return blocks_between(map_or_system, 0, steps, size=size, overwrites=overwrites)
     return iter(map_or_system)
 
 
 def blocks_between(
-    system: Operator, first: int, last: int, *, size: int = SIZE, output: RowBuffer | None = None
+    system: Operator, first: int, last: int, *, size: int = SIZE, overwrites: bool = False
 ) -> Iterator[Rows]:
     """The rows of the queries ``first`` to ``last - 1`` in blocks of ``size`` tokens."""
     boundaries = [*range(first, last, size), last]
@@ -111,19 +110,23 @@ def blocks_between(
         )
     reads = getattr(system, "read_steps", system.steps)
     read = torch.arange(reads, device=system.device).repeat_interleave(system.input_size)
-    windows = _windows(system, boundaries, output or RowBuffer())
+    windows = _windows(system, boundaries, overwrites)
     return _with_tokens(windows, boundaries, system.output_size, read)
 
 
 def _windows(
-    system: System | ExplicitMap, boundaries: list[int], output: RowBuffer
+    system: System | ExplicitMap, boundaries: list[int], overwrites: bool
 ) -> Iterator[Tensor]:
     if isinstance(system, ExplicitMap):
         return (system.rows.window(*span).squeeze(-2) for span in pairwise(boundaries))
     rows = kept_rows(system)
     loops = row_loops(system, boundaries[-1]) if rows is None else None
     if loops is not None:
-        return loops(boundaries, output)
+        memory = None
+        if overwrites:  # new memory pages take ten times as long to write
+            size = (*system.batch, boundaries[1] - boundaries[0], system.steps)
+            memory = torch.empty(size, dtype=system.dtype, device=system.device)
+        return loops(boundaries, memory)
     if rows is not None:
         windows = (kept_window(system, rows, *span) for span in pairwise(boundaries))
     else:
@@ -240,12 +243,12 @@ def attention_map(
                 "Leave out 'out', or select rows afterwards."
             )
         check_out("attention_map", out, shape, response_dtype(system), system.device)
-        _written(system, first, last, WholeMap(out.detach(), clean=False), loops)
+        _write(system, first, last, out.detach(), loops)
         return out
     check_room("attention_map", shape, system.dtype, system.device)
     if loops is not None:
-        zeros = torch.zeros(shape, dtype=system.dtype, device=system.device)
-        weights = _written(system, first, last, WholeMap(zeros, clean=True), loops)
+        weights = torch.zeros(shape, dtype=system.dtype, device=system.device)
+        next(loops([first, last], weights, clean=True))
     else:
         weights = torch.cat([rows.weights for rows in blocks_between(system, first, last)], dim=-2)
     if stride == 1:
@@ -269,18 +272,15 @@ def _enclosed(system: Operator, rows: Selection | None, out: Tensor | None) -> E
     return Enclosure(whole.midpoint[..., chosen, :], whole.radius[..., chosen, :])
 
 
-def _written(
-    system: Operator, first: int, last: int, output: WholeMap, loops: RowLoops | None
-) -> Tensor:
-    if loops is not None and output.matrix.is_contiguous():  # they need little memory for a row
-        windows = loops([first, last], output)
-    else:
-        windows = (rows.weights for rows in blocks_between(system, first, last, output=output))
+def _write(system: Operator, first: int, last: int, matrix: Tensor, loops: RowLoops | None) -> None:
+    if loops is not None and matrix.is_contiguous():  # they need little memory for a row
+        next(loops([first, last], matrix))
+        return
     filled = 0
-    for weights in windows:
-        output.settle(filled, weights)
-        filled += weights.shape[-2]
-    return output.matrix
+    for rows in blocks_between(system, first, last):
+        stop = filled + rows.weights.shape[-2]
+        matrix[..., filled:stop, :] = rows.weights
+        filled = stop
 
 
 def span(rows: Selection | None, steps: int, owner: str = "attention_map") -> tuple[int, int, int]:

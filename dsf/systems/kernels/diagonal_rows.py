@@ -250,8 +250,8 @@ def write_rows(
 
 
 @kernel()
-def fill(given, kept, systems, entered, start, stop, out, top):
-    """Write the rows ``start`` to ``stop - 1`` of every system to the target from row ``top`` on.
+def fill(given, kept, systems, entered, start, stop, out):
+    """Write the rows ``start`` to ``stop - 1`` of every system to the first of the target.
 
     ``kept`` holds the first ``entered`` tiles already; the others are added to it.
     """
@@ -280,7 +280,7 @@ def fill(given, kept, systems, entered, start, stop, out, top):
                     own[i * TILE + i] += through[begin + i]
             first, last = max(start, begin), min(stop, end)
             if first < last:
-                o = (s * target.rows + top + first - start) * steps
+                o = (s * target.rows + first - start) * steps
                 span = tile, first - begin, last - first
                 found = pointers(sent), pointers(product), local, reach
                 write_rows(steps, width, states, *span, scratch, *found, target, o)
