@@ -310,7 +310,7 @@ def _respond(
         return composite.mixed_by(system.rows, signal)
     if method is None and system.initial is None and not system.takes_real_part:
         rows = composite.kept_rows(system)
-        if rows is not None:
+        if rows is not None and rows.is_causal:
             return composite.kept_response(system, rows, signal)
     return (method or partial(by_default, out=out))(system, signal)
 

@@ -381,14 +381,18 @@ def cache_system(rows: RowSource) -> System:
 
 
 def kept_rows(system: Operator) -> RowSource | None:
-    """The rows of an explicit map, or of C if the system is an attention cache without decay."""
+    """The rows of an explicit map, or of C if the system is an attention cache without decay.
+
+    A cache runs forward, and its rows read what is stored after the update. Every other system with
+    a slot for each token is evaluated by its recurrence.
+    """
     if isinstance(system, ExplicitMap):
         return system.rows
-    if not isinstance(system, System) or not isinstance(system.B, TokenSlots):
+    if not isinstance(system, System) or system.runs_backward or system.reads_before_update:
         return None
-    if not isinstance(system.C, RowSource):
+    if not isinstance(system.B, TokenSlots) or not isinstance(system.A, ScaledIdentity):
         return None
-    if not isinstance(system.A, ScaledIdentity) or isinstance(system.feedthrough, Coefficient):
+    if not isinstance(system.C, RowSource) or isinstance(system.feedthrough, Coefficient):
         return None
     tokens = torch.arange(system.steps, device=system.device)
     in_order = system.B.slots == system.steps and torch.equal(system.B.tokens, tokens)
@@ -400,44 +404,29 @@ def whole_rows(system: Operator) -> RowSource | None:
     rows = kept_rows(system)
     if rows is None or not isinstance(system, System):
         return rows
-    if not _reads_only_stored_tokens(system, rows) or _feeds_through(system):
-        return None
-    return rows
+    return rows if rows.is_causal and not _feeds_through(system) else None
 
 
 def kept_window(
     system: System, rows: RowSource, start: int, stop: int
 ) -> Shaped[Tensor, "*batch time read"]:
-    """Rows of the map: the rows of C where the key is already in the cache, plus D."""
+    """Rows of the map of a cache: the rows of C up to their own token, plus D on the diagonal."""
     weights = rows.window(start, stop).squeeze(-2)
-    only_stored, through = _reads_only_stored_tokens(system, rows), _feeds_through(system)
-    if only_stored and not through:
+    through = _feeds_through(system)
+    if rows.is_causal and not through:
         return weights
     written = torch.arange(start, stop, device=rows.device)
     lag = written[:, None] - torch.arange(rows.shape[-1], device=rows.device)
-    if not only_stored:
-        back = -lag if system.runs_backward else lag
-        weights = torch.where(back > 0 if system.reads_before_update else back >= 0, weights, 0)
+    weights = torch.where(lag >= 0, weights, 0)
     if through:
         weights = weights + torch.where(lag == 0, system.feedthrough[..., start:stop, 0, :], 0)
     return weights
 
 
 def kept_response(system: System, rows: RowSource, signal: Mixed) -> Mixed:
-    """The response of a cache without initial state; a panel of rows at a time where not causal."""
-    if whole_rows(system) is not None:
-        return mixed_by(rows, signal)
-    value = signal.squeeze(-2)
-    panels = []
-    for start in range(0, system.steps, PANEL):
-        weights = kept_window(system, rows, start, min(start + PANEL, system.steps))
-        dtype = torch.promote_types(weights.dtype, value.dtype)
-        panels.append(weights.to(dtype) @ value.to(dtype))
-    return torch.cat(panels, dim=-2).unsqueeze(-2)
-
-
-def _reads_only_stored_tokens(system: System, rows: RowSource) -> bool:
-    return rows.is_causal and not (system.runs_backward or system.reads_before_update)
+    """The response of a cache without initial state, whose rows are causal."""
+    mixed = mixed_by(rows, signal)
+    return mixed + dense_of(system.feedthrough) * signal if _feeds_through(system) else mixed
 
 
 def _feeds_through(system: System) -> bool:
