@@ -14,6 +14,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 
 def delay(part: Tensor, lag: int, *, axis: int, fill: float = 0.0) -> Tensor:
@@ -215,7 +216,8 @@ class Coefficient(Parts, ABC):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        return func(*_plain(args), **_plain(kwargs or {}))
+        args, kwargs = tree_map_only(Coefficient, Coefficient.dense, (args, kwargs or {}))
+        return func(*args, **kwargs)
 
 
 Matrices = Tensor | Coefficient
@@ -234,17 +236,6 @@ def flipped(part: Matrices) -> Matrices:
 
 def dense_of(part: Matrices) -> Shaped[Tensor, "*batch time rows columns"]:
     return part.dense() if isinstance(part, Coefficient) else part
-
-
-def _plain(given: Any) -> Any:
-    """The arguments of a torch function with every lazy coefficient replaced by its tensor."""
-    if isinstance(given, Coefficient):
-        return given.dense()
-    if type(given) in (list, tuple):
-        return type(given)(_plain(each) for each in given)
-    if type(given) is dict:
-        return {name: _plain(each) for name, each in given.items()}
-    return given
 
 
 @dataclass(frozen=True)
