@@ -217,10 +217,10 @@ def _chained(first: Transition, second: Transition, write: Tensor, read: Tensor)
     states = first.state_size, second.state_size
     left = pad(write, (0, 0, states[0], 0))
     right = pad(read.mT, (0, 0, 0, states[1]))
-    low = low_rank(block_diagonal([first, second]))
+    joint = block_diagonal([first, second])
+    low = low_rank(joint)
     if low is None:
-        joint = block_diagonal([first, second]).dense()
-        return Dense(joint + left @ right.mT)
+        return Dense(joint.dense() + left @ right.mT)
     return DiagonalPlusLowRank(
         low.decay, torch.cat([low.left, left], dim=-1), torch.cat([low.right, right], dim=-1)
     )
@@ -385,7 +385,7 @@ def block_diagonal(parts: Sequence[Transition]) -> Transition:
     if len(parts) == 1:
         return parts[0]
     sampled = [part for part in parts if isinstance(part, SampledDiagonal)]
-    if len(sampled) == len(parts) and all(_same(part.step, sampled[0].step) for part in sampled):
+    if len(sampled) == len(parts) and all(part.step.equal(sampled[0].step) for part in sampled):
         return SampledDiagonal(sampled[0].step, torch.cat([part.pole for part in sampled], dim=-1))
     diagonals = [part.diagonal() for part in parts]
     known = [decay for decay in diagonals if decay is not None]
@@ -420,7 +420,3 @@ def blocks(parts: Sequence[Tensor]) -> Shaped[Tensor, "*batch rows columns"]:
         padded.append(pad(part, (before, after)))
         before += part.shape[-1]
     return torch.cat(padded, dim=-2)
-
-
-def _same(left: Tensor, right: Tensor) -> bool:
-    return left is right or (left.shape == right.shape and torch.equal(left, right))
