@@ -20,7 +20,7 @@ from dsf.evaluate.arguments import (
     working_dtype,
 )
 from dsf.evaluate.windows import cut
-from dsf.runtime.argument_checks import kinds_checked
+from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import agree, on_one_device
 from dsf.systems.coefficient import Coefficient, Matrices
 from dsf.systems.system import System
@@ -71,7 +71,7 @@ def _run(system: System, signal: Tensor) -> Tensor:
     return torch.cat(responses, dim=-3)
 
 
-@kinds_checked
+@checked
 def step(
     system: System, token: int, state: State, signal: Shaped[Tensor, "*batch input channel"]
 ) -> tuple[Shaped[Tensor, "*batch output channel"], State]:
@@ -115,10 +115,9 @@ def step(
             f"step: 'token' must lie between 0 and {system.steps - 1}, but it is {token}."
         )
     batch = tuple(system.batch)
-    agree("step", "batch", system=batch, state=state.shape[:-2], signal=signal.shape[:-2])
+    agree("step", "batch", system=batch, state=state.shape[:-2])
     agree("step", "state", system=system.state_size, state=state.shape[-2])
     agree("step", "input", system=system.input_size, signal=signal.shape[-2])
-    agree("step", "channel", state=state.shape[-1], signal=signal.shape[-1])
     on_one_device("step", system=system.device, state=state.device, signal=signal.device)
     dtype = torch.promote_types(system.dtype, torch.promote_types(state.dtype, signal.dtype))
     response, leaving = advance(

@@ -49,7 +49,7 @@ NUMBERS = {"Float": "real numbers", "Inexact": "real or complex numbers", "Int":
 LONG = 60  # characters of a value in an error
 
 
-def checked(function: Callable[P, Result], *, compares_sizes: bool = True) -> Callable[P, Result]:
+def checked(function: Callable[P, Result]) -> Callable[P, Result]:
     """Return the function, which first compares its arguments with their annotations.
 
     Tensors are compared in their number type, in their axes, and in the sizes of those that bear
@@ -84,16 +84,11 @@ def checked(function: Callable[P, Result], *, compares_sizes: bool = True) -> Ca
                 plain = tuple(argument.rule.check(owner, argument.name, each) for each in values)
                 bound.arguments[argument.name] = plain if argument.many else plain[0]
                 tensors += [found for each in values for found in argument.with_axes(each)]
-        if compares_sizes and len(tensors) > 1:
+        if len(tensors) > 1:
             sizes_agree(owner, tensors)
         return function(*bound.args, **bound.kwargs)
 
     return with_checks
-
-
-def kinds_checked(function: Callable[P, Result]) -> Callable[P, Result]:
-    """As ``checked``, for a function that compares sizes itself, with those of a system."""
-    return checked(function, compares_sizes=False)
 
 
 class _Argument(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from dsf.runtime.argument_checks import kinds_checked
+from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import ShapeError, agree, at_least, has_axes, on_one_device
 from dsf.systems.coefficient import Matrices, cut_of, dense_of, flipped
 from dsf.systems.transition import Transition, continued
@@ -179,7 +179,7 @@ class System:
         """The system with ``act`` applied to B, C and D, and other fields changed."""
         return replace(self, B=act(self.B), C=act(self.C), D=act(self.feedthrough), **changes)
 
-    @kinds_checked
+    @checked
     def states(
         self,
         signal: Shaped[Tensor, "*batch time input channel"],

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 import dsf
-from dsf.runtime.argument_checks import checked, kinds_checked
+from dsf.runtime.argument_checks import checked
 from dsf.runtime.shapes import ShapeError
 
 pytestmark = pytest.mark.usefixtures("our_own_errors")
@@ -175,13 +175,6 @@ def test_tensors_that_fit():
     assert joined(torch.ones(2, 3), torch.ones(5, 3), torch.ones(1), torch.ones(1)) == 4
     with pytest.raises(TypeError, match="'rest'"):
         joined(torch.ones(2, 3), torch.ones(5, 3), "a")
-
-
-def test_sizes_can_be_left_to_the_function():
-    free = kinds_checked(inspect.unwrap(joined))
-    assert free(torch.ones(2, 4), torch.ones(5, 3)) == 2
-    with pytest.raises(TypeError, match="'query'"):
-        free(torch.ones(2, 4), torch.ones(5, 3).bool())
 
 
 @checked
