@@ -114,10 +114,9 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
         return None
     from dsf.systems.kernels.recurrences import selective_scan
 
-    memory = None if out is None or out.ndim != signal.ndim else out[..., 0, 0].mT
     step, signal = channels.step, channels.signal
     skip, is_fixed = loops.fixed_skip(channels.feedthrough)
-    response = loops.output_memory(signal.mT.shape, signal, memory)
+    response = loops.output_memory(None if out is None else out[..., 0, 0].mT, signal.mT)
     leaving = torch.empty_like(channels.entering, memory_format=torch.contiguous_format)
     for one in product(*map(range, signal.shape[:-2])):
         selective_scan(

@@ -213,7 +213,7 @@ def memory_response(system: System, signal: Tensor, *, out: Tensor | None = None
     from dsf.systems.kernels.memories import Memories, recall
 
     bare, before = signal.squeeze(-2), system.reads_before_update
-    response = output_memory(bare.shape, bare, None if out is None else out.squeeze(-2))
+    response = output_memory(None if out is None else out.squeeze(-2), bare)
     skip, is_fixed = fixed_skip(ports.feedthrough)
     leaving = torch.empty_like(entering, memory_format=torch.contiguous_format)
     for one in product(*map(range, bare.shape[:-3])):
@@ -229,12 +229,11 @@ def memory_response(system: System, signal: Tensor, *, out: Tensor | None = None
     return response.unsqueeze(-2), leaving
 
 
-def output_memory(shape: torch.Size, like: Tensor, memory: Tensor | None) -> Tensor:
-    """Contiguous memory for a response: the given tensor if shape and type fit, else a new one."""
-    if memory is None or memory.shape != shape or not memory.is_contiguous():
-        return like.new_empty(shape)
-    alike = memory.dtype == like.dtype and memory.device == like.device
-    return memory.detach() if alike else like.new_empty(shape)
+def output_memory(memory: Tensor | None, like: Tensor) -> Tensor:
+    """The given memory of a response if a loop can write into it, else new memory of its shape."""
+    if memory is None or memory.dtype != like.dtype or not memory.is_contiguous():
+        return torch.empty_like(like, memory_format=torch.contiguous_format)
+    return memory.detach()
 
 
 def modes_response(system: System, signal: Signal, *, out: Tensor | None = None) -> Response | None:
@@ -263,8 +262,8 @@ def modes_response(system: System, signal: Signal, *, out: Tensor | None = None)
         return part.expand(*columns.shape[:-1], part.shape[-1]).reshape(len(flat), -1)
 
     decay, weight, skip = map(of_columns, (decay, B.mT * C, D.real))
-    memory = None if out is None or out.ndim != signal.ndim else out.squeeze(-2).mT.flatten(0, -2)
-    response = output_memory(flat.shape, flat, memory)
+    memory = None if out is None else out.squeeze(-2).mT.flatten(0, -2)
+    response = output_memory(memory, flat)
     modes_response(decay, weight, skip.squeeze(-1), flat, into=response)
     return response.view(columns.shape).mT.unsqueeze(-2)
 
