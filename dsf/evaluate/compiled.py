@@ -15,10 +15,8 @@ from dsf.evaluate import loops
 from dsf.evaluate.arguments import Answer, Signal
 from dsf.evaluate.stepwise import recurrent
 from dsf.systems.algebra import converted
-from dsf.systems.coefficient import stored_in
 from dsf.systems.kernels import WORTH, applies, applies_on_cuda
 from dsf.systems.system import System
-from dsf.systems.transition import Diagonal, SampledDiagonal, ScaledIdentity
 
 MOST_STATES = 256  # that fit in the registers of one program
 TRIED = 150  # tokens of the system at hand on which a kernel is tried
@@ -137,7 +135,7 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
 
 def row_loops(system: System, last: int) -> RowLoops | None:
     """The compiled loops of the rows before token ``last``; None where none applies."""
-    parts = stored_parts(system)
+    parts = loops.stored_parts(system)
     work = system.batch.numel() * last * last * system.state_size // 2
     if parts is None or not applies(*parts, work=work):
         return None
@@ -145,13 +143,3 @@ def row_loops(system: System, last: int) -> RowLoops | None:
     if heads is None:
         return partial(loops.diagonal_rows, system)
     return partial(loops.head_rows, heads)
-
-
-def stored_parts(system: System) -> list[Tensor] | None:
-    """All tensors of a real forward system with one port a side and a diagonal A; else None."""
-    A, ports = system.A, loops.ports_of(system)
-    if ports is None or not isinstance(A, Diagonal | SampledDiagonal | ScaledIdentity):
-        return None
-    if system.runs_backward or system.dtype.is_complex or system.state_size == 0:
-        return None
-    return [*ports, *stored_in(A)]

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from dsf.evaluate.arguments import Answer, Response, Signal, Weights, state_at_start
 from dsf.evaluate.invariant import first_token, varying
 from dsf.runtime.threads import in_parallel, shares
-from dsf.systems.coefficient import Coefficient, SampledWrite
+from dsf.systems.coefficient import Coefficient, SampledWrite, stored_in
 from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
 from dsf.systems.system import System
@@ -49,6 +49,16 @@ def ports_of(system: System) -> Ports | None:
     if isinstance(B, Coefficient):
         return None
     return Ports(B.new_ones(()).expand(B.shape[:-2]), B.squeeze(-1), read, through)
+
+
+def stored_parts(system: System) -> list[Tensor] | None:
+    """All tensors of a real forward system with one port a side and a diagonal A; else None."""
+    A, ports = system.A, ports_of(system)
+    if ports is None or not isinstance(A, Diagonal | SampledDiagonal | ScaledIdentity):
+        return None
+    if system.runs_backward or system.dtype.is_complex or system.state_size == 0:
+        return None
+    return [*ports, *stored_in(A)]
 
 
 def fixed_skip(
@@ -95,12 +105,10 @@ class Heads:
 def heads_of(system: Operator) -> Heads | None:
     if not isinstance(system, System) or not isinstance(system.A, ScaledIdentity):
         return None
-    ports, decay = ports_of(system), system.A.decay
-    if ports is None or system.runs_backward or system.state_size == 0:
+    parts = stored_parts(system)
+    if parts is None or len({part.dtype for part in parts}) > 1:
         return None
-    if system.dtype.is_complex or len({part.dtype for part in (*ports, decay)}) > 1:
-        return None
-    gain, write, read, through = ports
+    gain, write, read, through, decay = parts
     axes = len(system.batch)
     while axes and (
         system.batch[axes - 1] == 1 or read.stride(axes - 1) == write.stride(axes - 1) == 0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dsf.evaluate import Rows, respond
 from dsf.evaluate.arguments import check_finite, norm
-from dsf.evaluate.compiled import stored_parts
+from dsf.evaluate.loops import stored_parts
 from dsf.measures import fold
 from dsf.measures.fold import MapOrSystem
 from dsf.measures.passes import Measured, reduced

@@ -14,8 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dsf.evaluate import respond
-from dsf.evaluate.compiled import stored_parts
-from dsf.evaluate.loops import TILE, Heads, heads_of
+from dsf.evaluate.loops import TILE, Heads, heads_of, stored_parts
 from dsf.evaluate.memory_plan import check_plan, statistics_bytes
 from dsf.measures import fold
 from dsf.measures.fold import KINDS, NORM, Progress, Reduced, RowReduction, all_safe
