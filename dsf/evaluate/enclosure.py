@@ -149,7 +149,7 @@ class _Moved:
         size = moved.abs()
         error = _gamma(1, moved) * size
         if self.error.ndim:
-            error = error + self._at(self.error, t).unsqueeze(-1) * state.abs()
+            error = error + self.error[..., t, :].unsqueeze(-1) * state.abs()
         return moved, error * UP + TINY
 
     def bound(self, t: int, bound: Tensor) -> Tensor:
@@ -157,17 +157,11 @@ class _Moved:
         if isinstance(self.A, Shift):
             return (self.A.window(t, t + 1) @ bound.unsqueeze(-3)).squeeze(-3)
         if self.A.diagonal() is None:
-            return self.size[..., min(t, self.size.shape[-3] - 1), :, :] @ bound
-        return self._at(self.size, t).unsqueeze(-1) * bound
+            return self.size[..., t, :, :] @ bound
+        return self.size[..., t, :].unsqueeze(-1) * bound
 
     def growth(self, t: int) -> Tensor:
-        if not self.norm.ndim:
-            return self.norm
-        return self.norm[..., min(t, self.norm.shape[-1] - 1)]
-
-    @staticmethod
-    def _at(part: Tensor, t: int) -> Tensor:
-        return part[..., min(t, part.shape[-2] - 1), :]
+        return self.norm[..., t] if self.norm.ndim else self.norm
 
 
 def _spectral_bound(matrix: Tensor) -> Tensor:
@@ -210,7 +204,7 @@ def _followed(system: System) -> Iterator[tuple[Tensor, Tensor]]:
         coefficients = [dense_of(each).to(dtype) for each in (part.B, part.C, part.feedthrough)]
         inexact = UNIT if isinstance(system.B, SampledWrite) else 0.0
         for t in range(stop - start):
-            B, C, D = (each[..., min(t, each.shape[-3] - 1), :, :] for each in coefficients)
+            B, C, D = (each[..., t, :, :] for each in coefficients)
             before = state, entries, length
             moved, rounded = moving.state(t, state)
             grown = moving.growth(t).unsqueeze(-1) * length * UP
