@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Inexact, Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dsf.evaluate.arguments import check_finite, check_forward, norm
 from dsf.evaluate.enclosure import enclosed_rows, has_enclosure
@@ -93,7 +94,7 @@ def through_system(system: System, cut: Cut) -> Iterator[Token]:
 def triangular(tall: Shaped[Tensor, "*batch rows state"]) -> Shaped[Tensor, "*batch state state"]:
     """A matrix with the same Gramian."""
     found = torch.linalg.qr(tall, mode="r").R
-    return torch.nn.functional.pad(found, (0, 0, 0, found.shape[-1] - found.shape[-2]))
+    return pad(found, (0, 0, 0, found.shape[-1] - found.shape[-2]))
 
 
 def observed(system: System, positions: Sequence[int]) -> Iterator[Tensor]:
@@ -120,19 +121,18 @@ def _split(seen: Tensor, cut: Cut) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return left[..., :width], values[..., :width], right[..., :width, :], dropped
 
 
-def assembled(tokens: list[Token], owner: str) -> System:
+def assembled(tokens: list[Token]) -> System:
     states = max(1, *(token.A.shape[-2] for token in tokens))
 
-    def padded(part: Tensor, rows: int | None, columns: int | None) -> Tensor:
-        right = 0 if columns is None else columns - part.shape[-1]
-        down = 0 if rows is None else rows - part.shape[-2]
-        return torch.nn.functional.pad(part, (0, right, 0, down))
+    def deepened(part: Tensor) -> Tensor:
+        return pad(part, (0, 0, 0, states - part.shape[-2]))
 
-    if not tokens:
-        raise ValueError(f"{owner}: the map has no tokens.")
-    A = torch.stack([padded(token.A, states, states) for token in tokens], dim=-3)
-    B = torch.stack([padded(token.B, states, None) for token in tokens], dim=-3)
-    C = torch.stack([padded(token.C, None, states) for token in tokens], dim=-3)
+    def widened(part: Tensor) -> Tensor:
+        return pad(part, (0, states - part.shape[-1]))
+
+    A = torch.stack([deepened(widened(token.A)) for token in tokens], dim=-3)
+    B = torch.stack([deepened(token.B) for token in tokens], dim=-3)
+    C = torch.stack([widened(token.C) for token in tokens], dim=-3)
     D = torch.stack([token.D for token in tokens], dim=-3)
     return System(Dense(A), B, C, D, reads_before_update=True)
 
@@ -193,7 +193,7 @@ def realise(map: Inexact[Tensor, "*batch time time"], *, tolerance: float = TOLE
     a_share("realise", "tolerance", tolerance)
     _realisable(map)
     cut = Cut(tolerance * norm(map, (-2, -1)), None)
-    return assembled(list(through_map(map, cut)), "realise")
+    return assembled(list(through_map(map, cut)))
 
 
 @checked
@@ -245,7 +245,7 @@ def reduce(
     else:
         tokens = list(through_system(map_or_system, cut))
         original = enclosed_rows(map_or_system)
-    system = assembled(tokens, "reduce")
+    system = assembled(tokens)
     error, rounding = _apart(original, enclosed_rows(system))
     says_nothing = bool((rounding > torch.maximum(error, LITTLE * size.to(error))).any())
     first = map_or_system
