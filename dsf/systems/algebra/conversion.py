@@ -222,14 +222,11 @@ class Transposed(Coefficient):
         return torch.Size([*leading, columns, rows])
 
     def window(self, start: int, stop: int) -> Shaped[Tensor, "*batch time rows columns"]:
-        transposed = self.of.window(start, stop).mT
-        return transposed.conj() if self.conjugated else transposed
+        part = self.of.window(start, stop)
+        return part.mH if self.conjugated else part.mT
 
     def flipped(self) -> "Transposed":
         return replace(self, of=self.of.flipped())
 
     def cut(self, start: int, stop: int) -> Matrices:
-        part = self.of.cut(start, stop)
-        if isinstance(part, Coefficient):
-            return replace(self, of=part)
-        return self.window(start, stop)
+        return _transposed(self.of.cut(start, stop), self.conjugated)
