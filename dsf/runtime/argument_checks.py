@@ -33,11 +33,9 @@ WORDS = {
     "System": "a System such as layer.system",
     "ExplicitMap": "an ExplicitMap",
     "Inspection": "an inspection such as dsf.inspect gives",
-    "InspectedLayer": "a layer of an inspection such as inspection[0]",
     "Table": "a table such as inspection.measure() gives",
     "Module": "a torch module",
     "Tensor": "a torch tensor",
-    "Generator": "a generator such as torch.Generator()",
     "Path": "a path",
     "dtype": "a number type such as torch.float32",
     "device": "a torch device",
@@ -218,8 +216,6 @@ def _literal(inner: tuple[Any, ...]) -> Rule:
 
 
 def _tuple(inner: tuple[Any, ...]) -> Rule | None:
-    if not inner or inner[-1] is Ellipsis:
-        return _sequence(inner)
     known = [rule for rule in map(rule_of, inner) if rule is not None]
     if len(known) < len(inner):
         return None
@@ -293,7 +289,7 @@ def _is_sequence(value: object) -> bool:
 
 
 def _sequence(inner: tuple[Any, ...]) -> Rule:
-    one = rule_of(inner[0]) if inner else None
+    one = rule_of(inner[0])
     if one is None:
         return Rule("a list", _is_sequence)
     said = f"a list, each {one.words}"
@@ -317,7 +313,6 @@ _GENERIC: dict[Any, Callable[[tuple[Any, ...]], Rule | None]] = {
     Literal: _literal,
     Callable: lambda _: Rule("a function", callable),
     tuple: _tuple,
-    list: _sequence,
     Sequence: _sequence,
     Iterable: _iterable,
     Mapping: lambda _: Rule("a mapping such as a dict", lambda value: isinstance(value, Mapping)),
