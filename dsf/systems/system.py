@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
@@ -232,21 +231,18 @@ class System:
 
     def _tokens(self, at: Sequence[int] | slice | int | None) -> list[int]:
         chosen = slice(None) if at is None else at
-        numbers = np.arange(self.steps)
-        given = numbers[chosen] if isinstance(chosen, slice) else np.atleast_1d(np.asarray(chosen))
-        if given.dtype.kind not in "iu":
-            raise TypeError(
-                f"System.states: 'at' must be whole numbers or a slice, but it is {at!r}."
-            )
-        wrong = given[(given < -self.steps) | (given >= self.steps)]
-        if len(wrong):
-            raise IndexError(
-                f"System.states: 'at' names {wrong[0]}: there is no token {wrong[0]}; "
-                f"the {self.steps} tokens are numbered from 0 to {self.steps - 1}."
-            )
-        if not len(given):
+        if isinstance(chosen, slice):
+            chosen = range(self.steps)[chosen]
+        tokens = [chosen] if isinstance(chosen, int) else chosen
+        for token in tokens:
+            if not -self.steps <= token < self.steps:
+                raise IndexError(
+                    f"System.states: 'at' names {token}: there is no token {token}; "
+                    f"the {self.steps} tokens are numbered from 0 to {self.steps - 1}."
+                )
+        if not tokens:
             raise IndexError("System.states: 'at' chooses no token; give at least one.")
-        return (given % self.steps).tolist()
+        return [token % self.steps for token in tokens]
 
     def check_span(self, start: int, stop: int) -> None:
         """Raise ValueError unless the tokens ``start`` to ``stop - 1`` are in the sequence."""
