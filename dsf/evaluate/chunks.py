@@ -126,8 +126,7 @@ def _in_turn(system: System, signal: Tensor, size: int | None) -> Answer:
         given = signal[..., start:stop, :, :]
         if stepped:
             part = windows.cut(system, start, stop, dtype=signal.dtype)
-            at_rest = start == 0 and system.initial is None
-            response, state = advance(part, given, None if at_rest else state, solve=continued)
+            response, state = advance(part, given, state, solve=continued)
         elif stop - start > size:
             response, state = _folded_together(system, start, stop, given, state, size)
         else:

@@ -26,16 +26,15 @@ from dsf.systems.coefficient import Coefficient, Matrices
 from dsf.systems.system import System
 from dsf.systems.transition import Transition, continued, states_before
 
-Solver = Callable[[Transition, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Solver = Callable[[Transition, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def advance(system: System, signal: Signal, entering: State | None, *, solve: Solver) -> Answer:
-    """Response from the state ``entering`` (zero if None), and the state after the last token."""
+def advance(system: System, signal: Signal, entering: State, *, solve: Solver) -> Answer:
+    """Response from the state ``entering``, and the state after the last token."""
     drive = applied(system.B, signal)
     seen, leaving = solve(system.A, drive, entering)
     if system.reads_before_update:
-        before = torch.zeros_like(seen[..., 0, :, :]) if entering is None else entering
-        seen = states_before(before, seen)
+        seen = states_before(entering, seen)
     return applied(system.C, seen) + applied(system.feedthrough, signal), leaving
 
 
