@@ -84,7 +84,7 @@ class System:
             has_axes("System", name, getattr(self, name).shape, f"*batch time {axes}")
         if self.D is None:
             size = (*self.C.shape[:-1], self.B.shape[-1])
-            zero = torch.zeros((), dtype=self._coefficient_dtype(), device=self.B.device)
+            zero = torch.zeros((), dtype=self.C.dtype, device=self.C.device)
             object.__setattr__(self, "D", zero.expand(size))
         has_axes("System", "D", self.feedthrough.shape, "*batch time output input")
         self._check()
@@ -144,10 +144,9 @@ class System:
     @cached_property
     def dtype(self) -> torch.dtype:
         """The number type to which all parts promote."""
-        parts = [self._coefficient_dtype(), self.feedthrough.dtype]
-        if self.initial is not None:
-            parts.append(self.initial.dtype)
-        return reduce(torch.promote_types, parts)
+        parts = (self.A, self.B, self.C, self.feedthrough, self.initial)
+        kinds = [part.dtype for part in parts if part is not None]
+        return reduce(torch.promote_types, kinds)
 
     @property
     def device(self) -> torch.device:
@@ -272,9 +271,6 @@ class System:
         tail = f"; {', '.join(notes)}" if notes else ""
         number = str(self.dtype).removeprefix("torch.")
         return f"System({sizes}{batch}; A: {kind}; {number} on {self.device}{tail})"
-
-    def _coefficient_dtype(self) -> torch.dtype:
-        return reduce(torch.promote_types, [self.A.dtype, self.B.dtype, self.C.dtype])
 
     def _check(self) -> None:
         B, C, D = self.B.shape, self.C.shape, self.feedthrough.shape
