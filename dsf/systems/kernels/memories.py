@@ -1,7 +1,6 @@
 """Matrix-valued memories on the CPU, chunk by chunk: linear attention and delta rules."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -343,8 +342,7 @@ def _update(send, carry, states, room):
 SEGMENT = 16 * CHUNK
 
 
-@dataclass(frozen=True)
-class Memories:
+class Memories(NamedTuple):
     """Coefficients of many heads; ``write`` and ``read`` may be stored once for all of them.
 
     Attributes:
@@ -365,14 +363,7 @@ class Memories:
     signal: Float[Tensor, "head time channel"]
 
     def each(self, act: Any) -> "Memories":
-        return replace(
-            self, **{field.name: act(getattr(self, field.name)) for field in fields(self)}
-        )
-
-    def by_states(self, act: Any) -> "Memories":
-        """The same with ``act`` applied to every tensor that has a state axis."""
-        names = ["write", "read", "look", "left", *(["decay"] if self.decay.ndim > 2 else [])]
-        return replace(self, **{name: act(getattr(self, name)) for name in names})
+        return Memories(*map(act, self))
 
 
 def recall(
@@ -387,10 +378,13 @@ def recall(
     (*_, steps, _), states = response.shape, memory.shape[-2]
     missing, spare = -states % 4, -steps % CHUNK
     if missing:
-        parts = parts.by_states(lambda part: pad(part, (0, missing)))
+        by_state = {name: part for name, part in parts._asdict().items() if part.ndim > 2}
+        del by_state["signal"]
+        wide = {name: pad(part, (0, missing)) for name, part in by_state.items()}
+        parts = parts._replace(**wide)
     if spare:  # the last chunk is filled with tokens that leave the memory as it is
         decay = _longer(parts.decay, spare, 1.0)
-        parts = replace(parts.each(lambda part: _longer(part, spare)), decay=decay)
+        parts = parts.each(lambda part: _longer(part, spare))._replace(decay=decay)
     found = torch.empty_like(parts.signal) if spare else response
     held = pad(memory.double(), (0, 0, 0, missing)).clone(memory_format=torch.contiguous_format)
     parts = parts.each(lambda part: part.detach().contiguous())
