@@ -256,10 +256,8 @@ def fill(given, kept, systems, entered, start, stop, out):
     ``kept`` holds the first ``entered`` tiles already; the others are added to it.
     """
     target, steps, states = pointers(out), given.read.shape[1], given.read.shape[2]
-    width, memory = (
-        kept.product.shape[2],
-        _scratch(kept.product.shape[2], kept.product.shape[1], given.read),
-    )
+    tiles, width = kept.product.shape[1:]
+    memory = _scratch(width, tiles, given.read)
     scratch = pointers(memory)
     for s in range(systems):
         decay, write, read = _of(given.decay, s), _of(given.write, s), _of(given.read, s)
