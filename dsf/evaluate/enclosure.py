@@ -273,6 +273,5 @@ def _softmax_radius(rows: composite.SoftmaxRows, weights: Tensor, start: int, st
     read = weights > 0
     error = (size * _gamma(terms) * UP).where(read, 0).amax(dim=-1, keepdim=True)
     relative = torch.expm1(2 * error) + _gamma(weights.shape[-1] + 2) + 4 * ELEMENTARY
-    lags = torch.arange(start, stop)[:, None] - torch.arange(weights.shape[-1])
-    reached = (lags >= 0) | torch.tensor(not rows.is_causal)
-    return ((weights * relative) * UP + TINY).where(reached, 0)
+    radius = (weights * relative) * UP + TINY
+    return radius.tril(start) if rows.is_causal else radius

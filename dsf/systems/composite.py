@@ -412,15 +412,13 @@ def kept_window(
 ) -> Shaped[Tensor, "*batch time read"]:
     """Rows of the map of a cache: the rows of C up to their own token, plus D on the diagonal."""
     weights = rows.window(start, stop).squeeze(-2)
-    through = _feeds_through(system)
-    if rows.is_causal and not through:
+    if not rows.is_causal:
+        weights = weights.tril(start)
+    if not _feeds_through(system):
         return weights
     written = torch.arange(start, stop, device=rows.device)
-    lag = written[:, None] - torch.arange(rows.shape[-1], device=rows.device)
-    weights = torch.where(lag >= 0, weights, 0)
-    if through:
-        weights = weights + torch.where(lag == 0, system.feedthrough[..., start:stop, 0, :], 0)
-    return weights
+    is_own = written[:, None] == torch.arange(rows.shape[-1], device=rows.device)
+    return weights + torch.where(is_own, system.feedthrough[..., start:stop, 0, :], 0)
 
 
 def kept_response(system: System, rows: RowSource, signal: Mixed) -> Mixed:
