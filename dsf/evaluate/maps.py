@@ -144,11 +144,8 @@ def _with_tokens(
 
 
 def _of_tensor(weights: Tensor, size: int, outputs: int, inputs: int) -> Iterator[Rows]:
-    if min(outputs, inputs) < 1:
-        raise ValueError(
-            f"row_blocks: 'outputs' and 'inputs' must be at least 1, but they are {outputs} and "
-            f"{inputs}."
-        )
+    at_least(1, "row_blocks", "outputs", outputs)
+    at_least(1, "row_blocks", "inputs", inputs)
     tokens = weights.shape[-2] // outputs if weights.ndim > 1 else 0
     if weights.ndim < 2 or weights.shape[-2:] != (tokens * outputs, tokens * inputs):
         ports = "" if outputs == inputs == 1 else f", with {outputs} rows and {inputs} columns each"
