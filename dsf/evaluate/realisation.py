@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from dsf.evaluate.arguments import check_finite, check_forward, norm
 from dsf.evaluate.enclosure import enclosed_rows, has_enclosure
+from dsf.evaluate.invariant import first_token
 from dsf.evaluate.maps import attention_map, row_blocks
 from dsf.evaluate.windows import fold
 from dsf.runtime.argument_checks import checked
@@ -75,12 +76,8 @@ def through_system(system: System, cut: Cut) -> Iterator[Token]:
     size = (*system.batch, system.state_size, 0)
     basis = torch.zeros(size, dtype=system.dtype, device=system.device)
     for t, future in enumerate(futures):
-        token = system.window(t, t + 1)
-        B, C, D = (
-            torch.as_tensor(part).squeeze(-3).to(system.dtype)
-            for part in (token.B, token.C, token.feedthrough)
-        )
-        carried = (token.A @ basis.unsqueeze(-3)).squeeze(-3)
+        A, B, C, D = first_token(system.cut(t, t + 1), system.dtype)
+        carried = (A @ basis.unsqueeze(-3)).squeeze(-3)
         images = torch.cat([carried, B], dim=-1)
         right, dropped = _split(future @ images, cut)[2:]
         width = basis.shape[-1]
