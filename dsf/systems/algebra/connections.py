@@ -186,7 +186,9 @@ def series(first: System, second: System) -> System:
     real = second.takes_real_part or (first.takes_real_part and not second.dtype.is_complex)
     if first.takes_real_part:
         first = with_conjugates(first)
-    return replace(_cascade(written_out(first), written_out(second)), takes_real_part=real)
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    both = _cascade(written_out(first, dtype), written_out(second, dtype))
+    return replace(both, takes_real_part=real)
 
 
 def _cascade(first: System, second: System) -> System:
@@ -198,9 +200,6 @@ def _cascade(first: System, second: System) -> System:
     B1, C1, D1 = (dense_of(part) for part in (early.B, early.C, early.feedthrough))
     B2, C2, D2 = (dense_of(part) for part in (late.B, late.C, late.feedthrough))
     C, D = dense_of(outer.C), dense_of(outer.feedthrough)
-    parts = (B1, C1, D1, B2, C2, D2, C, D)
-    dtype = reduce(torch.promote_types, (part.dtype for part in parts))
-    B1, C1, D1, B2, C2, D2, C, D = (part.to(dtype) for part in parts)
     return System(
         A=_chained(first.A, second.A, B2, C1),
         B=torch.cat([B1, B2 @ D1], dim=-2),
@@ -336,9 +335,9 @@ def _stacked(parts: Sequence[System]) -> System:
     )
 
 
-def written_out(system: System) -> System:
-    """The system with B, C and D as stored tensors, and all parts in its common number type."""
-    dtype = system.dtype
+def written_out(system: System, dtype: torch.dtype | None = None) -> System:
+    """The system with B, C and D as stored tensors, and all parts in its or another number type."""
+    dtype = dtype or system.dtype
     return system.with_ports(lambda part: dense_of(part).to(dtype), A=system.A.to(dtype=dtype))
 
 
