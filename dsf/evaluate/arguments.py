@@ -1,6 +1,7 @@
 """Argument checks and conversions shared by all evaluators: sizes, number types, direction."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from jaxtyping import Shaped
@@ -16,14 +17,17 @@ Weights = Shaped[Tensor, "*batch rows columns"]
 State = Shaped[Tensor, "*batch state channel"]
 Answer = tuple[Response, State]
 """The response of a forward system, and its final state."""
+Final = TypeVar("Final", bound=Tensor | None)
 
 HALVES = (torch.float16, torch.bfloat16)
 
 
 def with_checked_arguments(
-    run: Callable[[System, Tensor], Tensor], system: System, signal: Tensor
-) -> Tensor:
+    run: Callable[[System, Tensor], tuple[Tensor, Final]], system: System, signal: Tensor
+) -> tuple[Tensor, Final]:
     """Run an evaluator on checked arguments: a forward system and a signal of one number type.
+
+    Returns the response of the system, and the final state as the evaluator gave it.
 
     Number types are promoted as torch does: a real signal becomes complex for complex
     coefficients, and the higher of two precisions is used. Half precision is computed in single
@@ -44,12 +48,13 @@ def with_checked_arguments(
     dtype = torch.promote_types(system.dtype, signal.dtype)
     signal = signal.to(working_dtype(dtype))
     if system.runs_backward:
-        response = run(forward_form(system), signal.flip(-3)).flip(-3)
+        response, state = run(forward_form(system), signal.flip(-3))
+        response = response.flip(-3)
     else:
-        response = run(system, signal)
-    return (response.real if system.takes_real_part else response).to(
-        dtype.to_real() if system.takes_real_part else dtype
-    )
+        response, state = run(system, signal)
+    if system.takes_real_part:
+        response, dtype = response.real, dtype.to_real()
+    return response.to(dtype), state
 
 
 def check_signal(system: Operator, signal: Tensor) -> None:

@@ -25,12 +25,13 @@ from dsf.evaluate.arguments import (
     check_signal,
     state_at_start,
     with_checked_arguments,
+    working_dtype,
 )
 from dsf.evaluate.compiled import compiled
 from dsf.evaluate.invariant import folded_once, lags, varying
 from dsf.evaluate.loops import modes_response
 from dsf.evaluate.memory_plan import check_plan, respond_bytes
-from dsf.evaluate.stepwise import advance, applied, recurrent
+from dsf.evaluate.stepwise import advance, applied, in_windows, recurrent
 from dsf.runtime.number_types import exact_dtype
 from dsf.runtime.shapes import at_least
 from dsf.systems import composite
@@ -62,11 +63,7 @@ def chunkwise(system: System, signal: Signal, *, size: int | None = None) -> Res
     """
     if size is not None:
         size = at_least(1, "chunkwise", "size", size, " token")
-
-    def run(forward: System, plain: Tensor) -> Tensor:
-        return _run(forward, plain, size)[0]
-
-    return with_checked_arguments(run, system, signal)
+    return with_checked_arguments(partial(_run, size=size), system, signal)[0]
 
 
 def final_state(system: System, signal: Signal) -> State:
@@ -75,15 +72,8 @@ def final_state(system: System, signal: Signal) -> State:
     For a system that runs backward this is the state once token 0 is processed. Complex where the
     coefficients are complex, also if the system takes the real part of its response.
     """
-    states: list[Tensor] = []
-
-    def run(forward: System, plain: Tensor) -> Tensor:
-        response, state = _quickest(forward, plain)
-        states.append(state.to(plain.dtype))
-        return response
-
-    with_checked_arguments(run, system, signal)
-    return states[0]
+    _, state = with_checked_arguments(_quickest, system, signal)
+    return state.to(working_dtype(torch.promote_types(system.dtype, signal.dtype)))
 
 
 def by_default(system: System, signal: Signal, *, out: Tensor | None = None) -> Response:
@@ -91,9 +81,7 @@ def by_default(system: System, signal: Signal, *, out: Tensor | None = None) -> 
     found = modes_response(system, signal, out=out)
     if found is not None:
         return found
-    return with_checked_arguments(
-        lambda forward, plain: _quickest(forward, plain, out)[0], system, signal
-    )
+    return with_checked_arguments(partial(_quickest, out=out), system, signal)[0]
 
 
 def _quickest(system: System, signal: Tensor, out: Tensor | None = None) -> Answer:
@@ -116,18 +104,17 @@ def _run(system: System, signal: Tensor, size: int | None) -> Answer:
 
 
 def _in_turn(system: System, signal: Tensor, size: int | None) -> Answer:
-    channels, stepped, at_once = signal.shape[-1], _is_stepped(system, signal), 1
-    size = size or (windows.stepped_size if stepped else windows.window_size)(system, channels)
-    if not stepped and windows.folds_together(system.A):
+    channels, at_once = signal.shape[-1], 1
+    if _is_stepped(system, signal):
+        return in_windows(system, signal, size or windows.stepped_size(system, channels))
+    size = size or windows.window_size(system, channels)
+    if windows.folds_together(system.A):
         at_once = windows.windows_at_once(system, channels, size)
     state, responses = state_at_start(system, signal), []
     state = state.to(exact_dtype(state.dtype, state.device))
     for start, stop in pairwise(_boundaries(system.steps, size, at_once)):
         given = signal[..., start:stop, :, :]
-        if stepped:
-            part = windows.cut(system, start, stop, dtype=signal.dtype)
-            response, state = advance(part, given, state, solve=continued)
-        elif stop - start > size:
+        if stop - start > size:
             response, state = _folded_together(system, start, stop, given, state, size)
         else:
             response, state = _folded(system, start, stop, given, state)
@@ -177,12 +164,12 @@ def scan(system: System, signal: Signal) -> Response:
     is not closed under products: ``time x state x state`` numbers. Meant for highly parallel
     devices and short sequences.
     """
-    return with_checked_arguments(_scanned, system, signal)
+    return with_checked_arguments(_scanned, system, signal)[0]
 
 
-def _scanned(system: System, signal: Tensor) -> Tensor:
+def _scanned(system: System, signal: Tensor) -> Answer:
     whole = windows.cut(system, 0, system.steps, dtype=signal.dtype)
-    return advance(whole, signal, state_at_start(system, signal), solve=doubling)[0]
+    return advance(whole, signal, state_at_start(system, signal), solve=doubling)
 
 
 def convolution(system: System, signal: Signal) -> Response:
@@ -193,10 +180,10 @@ def convolution(system: System, signal: Signal) -> Response:
     Raises:
         ValueError: if any of A, B, C, D changes with time (names it).
     """
-    return with_checked_arguments(_convolved, system, signal)
+    return with_checked_arguments(_convolved, system, signal)[0]
 
 
-def _convolved(system: System, signal: Tensor) -> Tensor:
+def _convolved(system: System, signal: Tensor) -> tuple[Tensor, None]:
     name = varying(system)
     if name is not None:
         raise ValueError(
@@ -216,9 +203,9 @@ def _convolved(system: System, signal: Tensor) -> Tensor:
     spectra = (transform(part, n=length, dim=-3) for part in (kernel, signal.to(exact)))
     response = inverse(applied(*spectra), n=length, dim=-3)
     response = response[..., : system.steps, :, :].to(signal.dtype)
-    if system.initial is None:
-        return response
-    return response + chunkwise(system, torch.zeros_like(signal))
+    if system.initial is not None:
+        response = response + chunkwise(system, torch.zeros_like(signal))
+    return response, None
 
 
 Method = Callable[[System, Tensor], Tensor]

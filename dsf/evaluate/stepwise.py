@@ -57,17 +57,18 @@ def recurrent(system: System, signal: Signal) -> Response:
 
     Lazily sampled coefficients are written out for 64 tokens at a time, which bounds the memory.
     """
-    return with_checked_arguments(_run, system, signal)
+    return with_checked_arguments(in_windows, system, signal)[0]
 
 
-def _run(system: System, signal: Tensor) -> Tensor:
+def in_windows(system: System, signal: Tensor, size: int = WINDOW) -> Answer:
+    """The recurrence of a forward system, with coefficients written out for ``size`` tokens."""
     state, responses = state_at_start(system, signal), []
-    for start in range(0, system.steps, WINDOW):
-        stop = min(start + WINDOW, system.steps)
+    for start in range(0, system.steps, size):
+        stop = min(start + size, system.steps)
         window = cut(system, start, stop, dtype=signal.dtype)
         response, state = advance(window, signal[..., start:stop, :, :], state, solve=continued)
         responses.append(response)
-    return torch.cat(responses, dim=-3)
+    return torch.cat(responses, dim=-3), state
 
 
 @checked
