@@ -1,14 +1,13 @@
 """Responses and map rows by compiled CPU loops or CUDA kernels, for the systems they support."""
 
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import cast
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor
 
 from dsf.evaluate import loops
@@ -92,10 +91,6 @@ def scanned(channels: loops.Channels) -> Answer:
     return response[..., None, None], leaving.view(channels.entering.shape).unsqueeze(-1)
 
 
-RowLoops = Callable[..., Iterator[Shaped[Tensor, "*batch rows columns"]]]
-"""From the boundaries of windows of tokens, and memory to reuse, to the rows of each window."""
-
-
 def compiled(system: System, signal: Signal, *, out: Tensor | None = None) -> Answer | None:
     """The response of a forward system and its final state; None where no loop applies."""
     if signal.is_complex():
@@ -133,13 +128,13 @@ def _selective(system: System, signal: Tensor, out: Tensor | None) -> Answer | N
     return response[..., None, None], leaving.unsqueeze(-1)
 
 
-def row_loops(system: System, last: int) -> RowLoops | None:
-    """The compiled loops of the rows before token ``last``; None where none applies."""
+def row_loops(system: System, last: int) -> Callable[[], loops.RowWriter] | None:
+    """What makes a writer of the rows before token ``last``; None where no loop applies."""
     parts = loops.stored_parts(system)
     work = system.batch.numel() * last * last * system.state_size // 2
     if parts is None or not applies(*parts, work=work):
         return None
     heads = loops.heads_of(system)
     if heads is None:
-        return partial(loops.diagonal_rows, system)
-    return partial(loops.head_rows, heads)
+        return partial(loops.diagonal_writer, system, last)
+    return partial(loops.HeadWriter, heads)

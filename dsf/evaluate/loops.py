@@ -1,14 +1,14 @@
 """Responses and map rows by compiled CPU loops, which take plain arrays.
 
-The loops write blocks of rows of a map, from its first row to its last: each block into new memory,
-or all into that of their caller, contiguous and with at least the rows of a block. ``clean`` says
-that it is zero wherever it has not been written.
+Writers of rows write one block of rows of a map after the other, from the first to the last, each
+to the first rows of the contiguous memory that they are given. ``clean`` says that this is zero
+wherever it has not been written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise, product
+from itertools import product
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dsf.evaluate.arguments import Answer, Response, Signal, Weights, state_at_start
+from dsf.evaluate.arguments import Answer, Response, Signal, state_at_start
 from dsf.evaluate.invariant import first_token, varying
 from dsf.runtime.threads import in_parallel, shares
 from dsf.systems.coefficient import Coefficient, SampledWrite, stored_in
@@ -25,6 +25,8 @@ from dsf.systems.composite import Operator
 from dsf.systems.kernels import applies
 from dsf.systems.system import System
 from dsf.systems.transition import Diagonal, DiagonalPlusLowRank, SampledDiagonal, ScaledIdentity
+
+RowWriter = Callable[..., None]
 
 
 class Ports(NamedTuple):
@@ -316,20 +318,7 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
     return alike or torch.equal(one, other)
 
 
-def head_rows(
-    heads: Heads, boundaries: list[int], memory: Tensor | None = None, *, clean: bool = False
-) -> Iterator[Float[Tensor, "*batch rows columns"]]:
-    writer = _HeadWriter(heads)
-    columns, shape = heads.steps, heads.decay.shape[:2]
-    for start, stop in pairwise(boundaries):
-        out = memory
-        if out is None:
-            out = heads.read.new_empty(*heads.batch, stop - start, columns)
-        writer.write(start, stop, out.view(*shape, -1, columns), clean=clean)
-        yield out[..., : stop - start, :]
-
-
-class _HeadWriter:
+class HeadWriter:
     """Products of decays inside every tile and over whole tiles, and the rows made from them."""
 
     def __init__(self, heads: Heads) -> None:
@@ -345,9 +334,10 @@ class _HeadWriter:
             suffixes(*(part[group].numpy() for part in parts))
         self.scores = heads.read.new_empty(TILE * heads.steps)
 
-    def write(self, start: int, stop: int, out: Tensor, *, clean: bool) -> None:
-        """Write the rows ``start`` to ``stop - 1`` to the first of ``out``."""
-        for group, maps in enumerate(out):
+    def __call__(self, start: int, stop: int, out: Tensor, *, clean: bool = False) -> None:
+        """Write the rows ``start`` to ``stop - 1``."""
+        groups = out.view(*self.heads.decay.shape[:2], *out.shape[-2:])
+        for group, maps in enumerate(groups):
             for tile in range(start // TILE, -(-stop // TILE)):
                 first, last = max(start, tile * TILE), min(stop, (tile + 1) * TILE)
                 self._write_tile(group, tile, first, last, maps, first - start, clean)
@@ -373,17 +363,16 @@ class _HeadWriter:
         in_parallel(share, shares(out.shape[0]))
 
 
-def diagonal_rows(
-    system: System, boundaries: list[int], memory: Tensor | None = None, *, clean: bool = False
-) -> Iterator[Weights]:
-    pieces = pieces_of(system, at_once=len(boundaries) == 2)
-    for start, stop in pairwise(boundaries):
-        out = memory
-        if out is None:
-            out = torch.empty(*system.batch, stop - start, system.steps, dtype=system.dtype)
+def diagonal_writer(system: System, last: int) -> RowWriter:
+    pieces: list[Piece] = []
+
+    def write(start: int, stop: int, out: Tensor, *, clean: bool = False) -> None:
+        if not pieces:
+            pieces.extend(pieces_of(system, at_once=stop == last))
         maps = out.view(-1, *out.shape[-2:])
         in_parallel(partial(Piece.fill, start=start, stop=stop, out=maps, clean=clean), pieces)
-        yield out[..., : stop - start, :]
+
+    return write
 
 
 def pieces_of(system: System, *, at_once: bool) -> list["Piece"]:

@@ -10,8 +10,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dsf.evaluate.arguments import Weights, check_operator, check_out
-from dsf.evaluate.compiled import RowLoops, row_loops
+from dsf.evaluate.compiled import row_loops
 from dsf.evaluate.enclosure import Enclosure, enclosed_map
+from dsf.evaluate.loops import RowWriter
 from dsf.evaluate.memory_plan import check_room
 from dsf.evaluate.windows import backward_rows, forward_rows
 from dsf.runtime.argument_checks import checked
@@ -122,17 +123,25 @@ def _windows(
     rows = kept_rows(system)
     loops = row_loops(system, boundaries[-1]) if rows is None else None
     if loops is not None:
-        memory = None
-        if overwrites:  # new memory pages take ten times as long to write
-            size = (*system.batch, boundaries[1] - boundaries[0], system.steps)
-            memory = torch.empty(size, dtype=system.dtype, device=system.device)
-        return loops(boundaries, memory)
+        return _compiled(system, boundaries, loops(), overwrites)
     if rows is not None:
         windows = (kept_window(system, rows, *span) for span in pairwise(boundaries))
     else:
         window_rows = backward_rows if system.runs_backward else forward_rows
         windows = (weights for weights in window_rows(system, boundaries))
     return (weights.real if system.takes_real_part else weights for weights in windows)
+
+
+def _compiled(
+    system: System, boundaries: list[int], write: RowWriter, overwrites: bool
+) -> Iterator[Tensor]:
+    rows = None
+    for start, stop in pairwise(boundaries):
+        if rows is None or not overwrites:  # new memory takes ten times as long to write
+            size = (*system.batch, stop - start, system.steps)
+            rows = torch.empty(size, dtype=system.dtype, device=system.device)
+        write(start, stop, rows)
+        yield rows[..., : stop - start, :]
 
 
 def _with_tokens(
@@ -240,12 +249,19 @@ def attention_map(
                 "Leave out 'out', or select rows afterwards."
             )
         check_out("attention_map", out, shape, response_dtype(system), system.device)
-        _write(system, first, last, out.detach(), loops)
+        if loops is not None and out.is_contiguous():  # they need little memory for a row
+            loops()(first, last, out.detach())
+        else:
+            filled = 0
+            for block in blocks_between(system, first, last):
+                stop = filled + block.weights.shape[-2]
+                out.detach()[..., filled:stop, :] = block.weights
+                filled = stop
         return out
     check_room("attention_map", shape, system.dtype, system.device)
     if loops is not None:
         weights = torch.zeros(shape, dtype=system.dtype, device=system.device)
-        next(loops([first, last], weights, clean=True))
+        loops()(first, last, weights, clean=True)
     else:
         weights = torch.cat([rows.weights for rows in blocks_between(system, first, last)], dim=-2)
     if stride == 1:
@@ -267,17 +283,6 @@ def _enclosed(system: Operator, rows: Selection | None, out: Tensor | None) -> E
     chosen = torch.arange(system.steps * system.output_size).unflatten(0, (system.steps, -1))
     chosen = chosen[first:last:stride].flatten()
     return Enclosure(whole.midpoint[..., chosen, :], whole.radius[..., chosen, :])
-
-
-def _write(system: Operator, first: int, last: int, matrix: Tensor, loops: RowLoops | None) -> None:
-    if loops is not None and matrix.is_contiguous():  # they need little memory for a row
-        next(loops([first, last], matrix))
-        return
-    filled = 0
-    for rows in blocks_between(system, first, last):
-        stop = filled + rows.weights.shape[-2]
-        matrix[..., filled:stop, :] = rows.weights
-        filled = stop
 
 
 def span(rows: Selection | None, steps: int, owner: str = "attention_map") -> tuple[int, int, int]:
