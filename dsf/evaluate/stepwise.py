@@ -26,15 +26,16 @@ from dsf.systems.coefficient import Coefficient, Matrices
 from dsf.systems.system import System
 from dsf.systems.transition import Transition, continued, states_before
 
-Solver = Callable[[Transition, Tensor, Tensor], tuple[Tensor, Tensor]]
+Solver = Callable[[Transition, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
-def advance(system: System, signal: Signal, entering: State, *, solve: Solver) -> Answer:
-    """Response from the state ``entering``, and the state after the last token."""
+def advance(system: System, signal: Signal, entering: State | None, *, solve: Solver) -> Answer:
+    """Response from the state ``entering`` (zero if None), and the state after the last token."""
     drive = applied(system.B, signal)
     seen, leaving = solve(system.A, drive, entering)
     if system.reads_before_update:
-        seen = states_before(entering, seen)
+        before = torch.zeros_like(seen[..., 0, :, :]) if entering is None else entering
+        seen = states_before(before, seen)
     return applied(system.C, seen) + applied(system.feedthrough, signal), leaving
 
 
@@ -66,7 +67,9 @@ def in_windows(system: System, signal: Tensor, size: int = WINDOW) -> Answer:
     for start in range(0, system.steps, size):
         stop = min(start + size, system.steps)
         window = cut(system, start, stop, dtype=signal.dtype)
-        response, state = advance(window, signal[..., start:stop, :, :], state, solve=continued)
+        at_rest = start == 0 and system.initial is None  # the first A_t may then be infinite
+        given, entering = signal[..., start:stop, :, :], None if at_rest else state
+        response, state = advance(window, given, entering, solve=continued)
         responses.append(response)
     return torch.cat(responses, dim=-3), state
 
