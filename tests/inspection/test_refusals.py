@@ -165,6 +165,42 @@ def test_weights_that_are_not_numbers(number):
         dsf.inspect(model, **inputs("gpt2"))
 
 
+class WithLimits(nn.Module):
+    """Attention with numbers that it keeps beside its weights."""
+
+    def __init__(self, **kept):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        for name, numbers in kept.items():
+            self.register_buffer(name, numbers)
+
+    def forward(self, x):
+        if hasattr(self, "lowest"):
+            x = x.clamp(self.lowest, self.highest)
+        return self.attention(x, x, x, attn_mask=getattr(self, "future", None))[0]
+
+
+LIMITS = (
+    {"lowest": torch.tensor(-float("inf")), "highest": torch.tensor(float("inf"))},
+    {"future": torch.full((5, 5), -float("inf")).triu(1)},
+)
+
+
+@pytest.mark.parametrize("kept", LIMITS, ids=["limits", "added mask"])
+def test_infinite_numbers_that_are_no_weights_are_read(kept):
+    torch.manual_seed(0)
+    (layer,) = dsf.inspect(WithLimits(**kept).eval(), torch.randn(2, 5, 8))
+    assert layer.is_exact
+    assert bool(layer.map().isfinite().all())
+    assert bool((layer.map().triu(1) == 0).all()) == ("future" in kept)
+
+
+def test_kept_numbers_that_are_none_are_refused():
+    model = WithLimits(lowest=torch.tensor(float("nan")), highest=torch.tensor(1.0))
+    with pytest.raises(NonFiniteWeightsError, match="lowest"):
+        dsf.inspect(model, torch.randn(2, 5, 8))
+
+
 def test_many_weights_that_are_not_numbers_are_counted():
     model = nn.LSTM(3, 4, num_layers=3)
     with torch.no_grad():

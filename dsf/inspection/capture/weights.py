@@ -256,7 +256,7 @@ def check_runnable(model: nn.Module) -> None:
             "offloading (device_map='cpu' or none; where it does not fit into memory by "
             "dsf.loading.load_model(..., mapped=True)), and run a lazy module once."
         )
-    bad = [name for name, part in parts if "mask" not in name and not is_finite(part)]
+    bad = [name for name, part in parts if not _are_sound(part)]
     if bad:
         raise NonFiniteWeightsError(
             f"the model holds weights that are NaN or infinite: {listed(bad, SHOWN)}. No statement "
@@ -264,11 +264,13 @@ def check_runnable(model: nn.Module) -> None:
         )
 
 
-def is_finite(part: Tensor) -> bool:
-    """Whether no number is NaN or infinite; packed weights are looked at once written out."""
-    if not are_numbers(part) or has_own_storage(part):
+def _are_sound(part: Tensor) -> bool:
+    """Whether no number is NaN, and none of a weight infinite, as those of masks and limits are."""
+    if not are_numbers(part) or has_own_storage(part):  # packed: looked at once written out
         return True
+    is_weight = isinstance(part, nn.Parameter)
     if part.dtype.itemsize == 1:  # isfinite is missing for eight-bit types
         part = part.to(torch.float32)
     # A sum is quicker than a comparison of every number, but it may itself overflow.
-    return bool(part.detach().sum().isfinite()) or bool(part.isfinite().all())
+    is_finite = bool(part.detach().sum().isfinite()) or bool(part.isfinite().all())
+    return is_finite or not (is_weight or bool(part.isnan().any()))
