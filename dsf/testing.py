@@ -27,9 +27,8 @@ from dsf.inspection.capture.precision import TOLERANCE
 from dsf.inspection.examine import Examination, examine
 from dsf.inspection.families.registry import known_modules
 from dsf.inspection.rebuild import relative_error, whole_and_error
-from dsf.mixers.base import axes_of
 from dsf.runtime.argument_checks import checked
-from dsf.systems.coefficient import cast
+from dsf.systems.coefficient import axes_of, cast
 from dsf.systems.composite import ExplicitMap
 from dsf.systems.system import System
 

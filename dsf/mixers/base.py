@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
-from types import MappingProxyType, UnionType
-from typing import Any, ClassVar, TypeVar, Union, dataclass_transform, get_args, get_origin
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar, dataclass_transform, get_args
 
 import torch
 from jaxtyping import Complex, Float, Inexact, Shaped
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dsf.runtime.argument_checks import sizes_agree
 from dsf.runtime.shapes import has_axes, of_kind, on_one_device
+from dsf.systems.coefficient import axes_of
 from dsf.systems.composite import Operator
 
 GENERATOR = "a generator such as torch.Generator().manual_seed(0)"
@@ -202,11 +203,3 @@ def check_axes(mixer: Mixer) -> None:
         tensors.append((field.name, axes, part))
     sizes_agree(owner, tensors)
     on_one_device(owner, **{name: part.device for name, _, part in tensors})
-
-
-def axes_of(annotation: Any) -> str | None:
-    """The axis names of a tensor annotation, None for other fields."""
-    if get_origin(annotation) in (Union, UnionType):
-        found = [axes_of(member) for member in get_args(annotation)]
-        return next((axes for axes in found if axes is not None), None)
-    return getattr(annotation, "dim_str", None)

@@ -25,8 +25,8 @@ from dsf.certificates.checker import Accepted
 from dsf.inspection.results.layers import InspectedLayer
 from dsf.inspection.results.table import Table
 from dsf.mixers import DeltaNet, GatedDeltaNet, LinearAttention, SoftmaxAttention
-from dsf.mixers.base import axes_of
 from dsf.mixers.ingredients import feature_maps
+from dsf.systems.coefficient import axes_of
 
 SUM_TOLERANCE = 1e-6
 MAX_LEFT = 0.5

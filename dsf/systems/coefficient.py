@@ -96,7 +96,7 @@ class Parts:
         changed: dict[str, Any] = {}
         for field in _fields(self):
             part = getattr(self, field.name)
-            if isinstance(part, Tensor) and _axes(field.type).startswith("*batch"):
+            if isinstance(part, Tensor) and (axes_of(field.type) or "").startswith("*batch"):
                 changed[field.name] = part[index]
             elif isinstance(part, Parts):
                 changed[field.name] = part.picked(index, batch)
@@ -131,7 +131,7 @@ def along_time(stored: Stored, act: Callable[[Tensor, int], Tensor]) -> Stored:
 @cache
 def time_axes(kind: type) -> dict[str, int]:
     """Fields of a class with an axis of time, and that axis, counted from the last."""
-    names = {field.name: _axes(field.type).split() for field in fields(kind)}
+    names = {field.name: (axes_of(field.type) or "").split() for field in fields(kind)}
     return {name: axes.index("time") - len(axes) for name, axes in names.items() if "time" in axes}
 
 
@@ -167,11 +167,12 @@ def _fields(stored: object) -> tuple[Field[Any], ...]:
     return fields(stored)
 
 
-def _axes(annotation: Any) -> str:
-    """The axis names of a tensor annotation, empty for anything else."""
+def axes_of(annotation: Any) -> str | None:
+    """The axis names of a tensor annotation, None for anything else."""
     if get_origin(annotation) in (Union, UnionType):
-        return next((axes for axes in map(_axes, get_args(annotation)) if axes), "")
-    return getattr(annotation, "dim_str", "")
+        found = map(axes_of, get_args(annotation))
+        return next((axes for axes in found if axes is not None), None)
+    return getattr(annotation, "dim_str", None)
 
 
 class Coefficient(Parts, ABC):
