@@ -107,7 +107,21 @@ class Mixer(ABC):
     drawn_sizes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     def __post_init__(self) -> None:
-        check_axes(self)
+        owner = type(self).__name__
+        tensors: list[tuple[str, str, Tensor]] = []
+        for field in fields(self):
+            axes, part = axes_of(field.type), getattr(self, field.name)
+            if axes is None or (part is None and type(None) in get_args(field.type)):
+                continue
+            if not isinstance(part, Tensor):
+                raise TypeError(
+                    f"{owner}: '{field.name}' must be a torch tensor with the axes '{axes}', "
+                    f"but it is {type(part).__name__}."
+                )
+            has_axes(owner, field.name, tuple(part.shape), axes)
+            tensors.append((field.name, axes, part))
+        sizes_agree(owner, tensors)
+        on_one_device(owner, **{name: part.device for name, _, part in tensors})
 
     def __repr__(self) -> str:
         """The sizes of the tensors and the options, not the numbers."""
@@ -183,23 +197,3 @@ class ChannelMixer(Mixer):
 
     def signal(self) -> Shaped[Tensor, "*batch channel time 1 1"]:
         return self.value.mT[..., None, None]
-
-
-def check_axes(mixer: Mixer) -> None:
-    """Compare the sizes of all tensor fields of ``mixer``, axis by axis."""
-    owner = type(mixer).__name__
-    tensors: list[tuple[str, str, Tensor]] = []
-    for field in fields(mixer):
-        axes = axes_of(field.type)
-        part = getattr(mixer, field.name)
-        if axes is None or (part is None and type(None) in get_args(field.type)):
-            continue
-        if not isinstance(part, Tensor):
-            raise TypeError(
-                f"{owner}: '{field.name}' must be a torch tensor with the axes '{axes}', "
-                f"but it is {type(part).__name__}."
-            )
-        has_axes(owner, field.name, tuple(part.shape), axes)
-        tensors.append((field.name, axes, part))
-    sizes_agree(owner, tensors)
-    on_one_device(owner, **{name: part.device for name, _, part in tensors})
