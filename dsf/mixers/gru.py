@@ -76,7 +76,6 @@ class GRU(Cell):
         return channel_systems(
             decay=update,
             write=1 - update,
-            read=torch.ones_like(update),
             initial=self.start,
             runs_backward=self.runs_backward,
         )

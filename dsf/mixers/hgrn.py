@@ -5,7 +5,6 @@ r"""HGRN: a gated recurrence whose input gate is one minus its forget gate.
 Source: Qin, Yang & Zhong 2023, arXiv:2311.04823.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +26,4 @@ class HGRN(ChannelMixer):
     drawn = laws(decay=between(0.4, 0.98))
 
     def system(self) -> System:
-        return channel_systems(
-            decay=self.decay, write=1 - self.decay, read=torch.ones_like(self.decay)
-        )
+        return channel_systems(decay=self.decay, write=1 - self.decay)

@@ -5,7 +5,6 @@ r"""minGRU: a GRU whose gate and candidate do not read the state.
 Source: Feng et al. 2024, arXiv:2410.01201.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,6 +27,4 @@ class MinGRU(ChannelMixer):
     drawn = laws(update=between(0.05, 0.6))
 
     def system(self) -> System:
-        return channel_systems(
-            decay=1 - self.update, write=self.update, read=torch.ones_like(self.update)
-        )
+        return channel_systems(decay=1 - self.update, write=self.update)

@@ -5,7 +5,6 @@ r"""minLSTM: an LSTM whose gates and candidate do not read the state.
 Source: Feng et al. 2024, arXiv:2410.01201.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -34,4 +33,4 @@ class MinLSTM(ChannelMixer):
         forget, written = self.forget, self.input
         if self.normalised:
             forget, written = (gate / (self.forget + self.input) for gate in (forget, written))
-        return channel_systems(decay=forget, write=written, read=torch.ones_like(forget))
+        return channel_systems(decay=forget, write=written)

@@ -7,7 +7,6 @@ Where a document starts, a_t counts as zero: the state is erased, and the input 
 Source: De et al. 2024, arXiv:2402.19427.
 """
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -42,4 +41,4 @@ class RGLRU(ChannelMixer):
         if self.reset is not None:
             decay = decay.masked_fill(self.reset.unsqueeze(-1), 0)
         write = ((1 - decay) * (1 + decay)).sqrt() * self.input_gate
-        return channel_systems(decay=decay, write=write, read=torch.ones_like(decay))
+        return channel_systems(decay=decay, write=write)

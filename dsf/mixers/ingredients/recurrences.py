@@ -148,16 +148,17 @@ def to_states(
 def channel_systems(
     decay: Inexact[Tensor, "*batch time channel"],
     write: Inexact[Tensor, "*batch time channel"],
-    read: Inexact[Tensor, "*batch time channel"],
+    read: Inexact[Tensor, "*batch time channel"] | None = None,
     *,
     initial: Inexact[Tensor, "*batch channel"] | None = None,
     runs_backward: bool = False,
 ) -> System:
-    """``h = decay h + write u``, ``y = read h`` for every channel separately.
+    """``h = decay h + write u``, ``y = read h``, or h itself, for every channel separately.
 
     The channel becomes the last batch axis: system batch ``*batch channel``, with one state each.
     Its signal is ``u.mT[..., None, None]``.
     """
+    read = torch.ones_like(write) if read is None else read
     return System(
         A=ScaledIdentity(decay.mT, 1),
         B=write.mT[..., None, None],
