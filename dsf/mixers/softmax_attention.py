@@ -53,11 +53,8 @@ class SoftmaxAttention(Mixer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.causal:
-            agree("SoftmaxAttention (causal)", "time", query=self._steps, key=self.key.shape[-2])
-
-    @property
-    def _steps(self) -> int:
-        return self.query.shape[-2]
+            steps = self.query.shape[-2]
+            agree("SoftmaxAttention (causal)", "time", query=steps, key=self.key.shape[-2])
 
     def system(self) -> Operator:
         rows = SoftmaxRows.of(self)
@@ -93,10 +90,11 @@ class SoftmaxAttention(Mixer):
                 f"SoftmaxAttention.expansion: expands exp(scale q.k) alone, but this attention has "
                 f"{' and '.join(extras)}. Remove it first with dataclasses.replace."
             )
-        if self._steps != self.key.shape[-2]:
+        steps, read = self.query.shape[-2], self.key.shape[-2]
+        if steps != read:
             raise ValueError(
                 f"SoftmaxAttention.expansion: expands attention within one sequence, but "
-                f"{self._steps} tokens read {self.key.shape[-2]}."
+                f"{steps} tokens read {read}."
             )
         scale = SoftmaxRows.of(self).scale
         return LinearAttention(
