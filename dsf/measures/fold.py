@@ -120,12 +120,12 @@ def total(map_or_system: MapOrSystem, look: Look) -> Tensor:
     return reduce(torch.add, (look(rows) for rows in blocks(map_or_system)))
 
 
-def real(rows: Rows, measure: str) -> Tensor:
-    """The weights, which must be real for ``measure`` to be defined."""
+def real(rows: Rows) -> Tensor:
+    """The weights, which must be real for their signs to be defined."""
     if rows.weights.is_complex():
         raise ValueError(
-            f"{measure}: signs need a real map, but 'map_or_system' is complex. Measure the "
-            f"magnitudes (map.abs()) or the real part (map.real) instead."
+            "measures: signs need a real map, but 'map_or_system' is complex. Measure the "
+            "magnitudes (map.abs()) or the real part (map.real) instead."
         )
     return rows.weights
 
@@ -176,6 +176,7 @@ def _counted(columns: Callable[[Rows], Tensor]) -> Look:
 # How many columns belong to the tokens up to the row's own, and how many there are.
 BEHIND = RowReduction("behind", _counted(lambda rows: rows.lag >= 0))
 COLUMNS = RowReduction("columns", _counted(lambda rows: torch.ones_like(rows.lag)))
+REACH = (AHEAD, BEHIND, COLUMNS)
 
 
 def in_reach(ahead: Tensor, behind: Tensor, columns: Tensor) -> Tensor:
@@ -201,12 +202,9 @@ def _by_lag(rows: Rows) -> Tensor:
 BY_LAG = RowReduction("by lag", _by_lag, adds=True)
 
 
-def negative(measure: str) -> RowReduction:
-    """Weight of the negative entries, as a positive number."""
-    return RowReduction("negative", lambda rows: -real(rows, measure).clamp(max=0).sum(dim=-1))
-
-
-LOWEST = RowReduction("lowest", lambda rows: real(rows, "smallest_entry").amin(dim=-1))
+# The weight of the negative entries, as a positive number.
+NEGATIVE = RowReduction("negative", lambda rows: -real(rows).clamp(max=0).sum(dim=-1))
+LOWEST = RowReduction("lowest", lambda rows: real(rows).amin(dim=-1))
 
 
 def near(width: int) -> RowReduction:
@@ -243,24 +241,6 @@ class Requested:
 
     def __init__(self) -> None:
         self.wanted: tuple[RowReduction, ...] = ()
-
-
-def from_pass(
-    source: "Reduced | Requested", wanted: tuple[RowReduction, ...], measure: str
-) -> tuple[Shaped[Tensor, "*batch rows"], ...]:
-    """The reductions of a pass, which was made for them, or a record of them in ``Requested``."""
-    if isinstance(source, Requested):
-        source.wanted += wanted
-        return tuple(torch.ones(2, 1) if each.adds else torch.ones(1) for each in wanted)
-    missing = [each.name for each in wanted if each not in source.found]
-    if missing:
-        names = "', '".join(missing)
-        raise ValueError(
-            f"{measure}: needs '{names}' of every row, which this pass did not "
-            f"collect. Name every measure when the pass is made: measures.streamed(system, "
-            f"measures.{measure})."
-        )
-    return tuple(source.found[each] for each in wanted)
 
 
 Progress = Callable[[int, int], None]

@@ -145,7 +145,7 @@ def copying(map_or_system: MapOrSystem, effects: Shaped[Tensor, "*sample read"])
     def sums(rows: Rows) -> Tensor:
         _check_axes("copying", "effects", effects, rows)
         there = effects.to(rows.weights.device)[..., None, rows.read]
-        raised = real(rows, "copying") * _over_heads(there, rows.weights.ndim)
+        raised = real(rows) * _over_heads(there, rows.weights.ndim)
         return torch.stack([raised.sum(dim=-1), raised.abs().sum(dim=-1)], dim=-2)
 
     both = per_row(map_or_system, sums).sum(dim=-1)
@@ -162,7 +162,7 @@ def _mean_share(
     """Return the mean share of weight on candidates, over rows that have a candidate."""
 
     def share(rows: Rows) -> Tensor:
-        weights = real(rows, measure)
+        weights = real(rows)
         if tokens is not None:
             _check_axes(measure, "tokens", tokens, rows)
         chosen = _over_heads(candidates(rows), weights.ndim)

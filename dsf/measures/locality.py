@@ -34,7 +34,7 @@ def window_mass(map_or_system: Measured, *, width: int) -> Shaped[Tensor, "*batc
     tensor([1.0000, 0.7500, 0.2500])
     """
     width = _at_least_one("window_mass", width)
-    close, everything = reduced(map_or_system, folds.near(width), folds.MASS, measure="window_mass")
+    close, everything = reduced(map_or_system, folds.near(width), folds.MASS)
     return close / everything
 
 
@@ -81,7 +81,6 @@ def neighbourhood_mass(
     >>> neighbourhood_mass(torch.full((9, 9), 1 / 9), grid=(3, 3))[4]
     tensor(1.)
     """
-
     radius = _check_grid("neighbourhood_mass", grid, radius)
 
     def share(rows: Rows) -> Tensor:
@@ -131,9 +130,7 @@ def mean_distance(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     >>> mean_distance(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
     tensor([0.0000, 0.2500, 1.2500])
     """
-
-    wanted = (folds.DISTANCE, folds.MASS)
-    distance, everything = reduced(map_or_system, *wanted, measure="mean_distance")
+    distance, everything = reduced(map_or_system, folds.DISTANCE, folds.MASS)
     return distance / everything
 
 
@@ -144,8 +141,7 @@ def mass_by_lag(map_or_system: Measured) -> Shaped[Tensor, "*batch time"]:
     >>> mass_by_lag(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
     tensor([1.6667, 1.0000, 2.0000])
     """
-
-    (by_lag,) = reduced(map_or_system, folds.BY_LAG, measure="mass_by_lag")
+    (by_lag,) = reduced(map_or_system, folds.BY_LAG)
     sums, counts = by_lag
     return sums / counts
 
@@ -199,10 +195,9 @@ def sink_mass(map_or_system: Measured, *, token: int = 0) -> Shaped[Tensor, "*ba
     >>> sink_mass(torch.tensor([[1.0, 0, 0], [1, 3, 0], [2, -1, 1]]))
     tensor(0.3750)
     """
-
     folds.a_token("sink_mass", "token", token, map_or_system)
-    wanted = (folds.on(token), folds.MASS, folds.WRITTEN)
-    on_token, everything, written = reduced(map_or_system, *wanted, measure="sink_mass")
+    found = reduced(map_or_system, folds.on(token), folds.MASS, folds.WRITTEN)
+    on_token, everything, written = found
     later = written > token
     return on_token.where(later, 0).sum(dim=-1) / everything.where(later, 0).sum(dim=-1)
 
@@ -237,7 +232,7 @@ def row_entropy(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     >>> row_entropy(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
     tensor([0.0000, 0.6931])
     """
-    size, surprise = reduced(map_or_system, folds.MASS, folds.SURPRISE, measure="row_entropy")
+    size, surprise = reduced(map_or_system, folds.MASS, folds.SURPRISE)
     # log S - sum w log w / S needs one pass less over the weights than normalising them first
     return (size.log() - surprise / size).clamp(min=0)
 
@@ -314,7 +309,5 @@ def uniform_share(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     >>> uniform_share(torch.tensor([[1.0, 0.0], [0.5, -0.5]]))
     tensor([1., 0.])
     """
-
-    wanted = (folds.SUM, folds.NORM, folds.AHEAD, folds.BEHIND, folds.COLUMNS)
-    sums, size, *tokens = reduced(map_or_system, *wanted, measure="uniform_share")
+    sums, size, *tokens = reduced(map_or_system, folds.SUM, folds.NORM, *folds.REACH)
     return (sums.abs() / size).square() / folds.in_reach(*tokens)

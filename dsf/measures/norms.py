@@ -41,7 +41,7 @@ def row_norms(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     >>> row_norms(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))
     tensor([1., 5.])
     """
-    (size,) = reduced(map_or_system, fold.NORM, measure="row_norms")
+    (size,) = reduced(map_or_system, fold.NORM)
     return size
 
 
@@ -63,7 +63,7 @@ def absolute_gain(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> absolute_gain(torch.tensor([[1.0, 0.0], [-3.0, 4.0]]))
     tensor(7.)
     """
-    (mass,) = reduced(map_or_system, fold.MASS, measure="absolute_gain")
+    (mass,) = reduced(map_or_system, fold.MASS)
     return mass.amax(dim=-1)
 
 
@@ -231,7 +231,7 @@ def row_sums(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     """
     if isinstance(map_or_system, System | SystemSum | ExplicitMap):
         return _response_to_ones(fold.widened(map_or_system))
-    (sums,) = reduced(map_or_system, fold.SUM, measure="row_sums")
+    (sums,) = reduced(map_or_system, fold.SUM)
     return sums
 
 
@@ -283,7 +283,7 @@ def largest_ahead(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> largest_ahead(torch.tensor([[1.0, -0.5], [0.25, 0.5]]))
     tensor(0.5000)
     """
-    (ahead,) = reduced(map_or_system, fold.AHEAD, measure="largest_ahead")
+    (ahead,) = reduced(map_or_system, fold.AHEAD)
     return ahead.amax(dim=-1)
 
 
@@ -294,7 +294,7 @@ def negative_mass(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> negative_mass(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
     tensor(0.2500)
     """
-    (weight,) = reduced(map_or_system, fold.negative("negative_mass"), measure="negative_mass")
+    (weight,) = reduced(map_or_system, fold.NEGATIVE)
     return weight.sum(dim=-1)
 
 
@@ -305,9 +305,7 @@ def negative_share(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> negative_share(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]))
     tensor(0.2500)
     """
-
-    wanted = (fold.negative("negative_share"), fold.MASS)
-    below, everything = reduced(map_or_system, *wanted, measure="negative_share")
+    below, everything = reduced(map_or_system, fold.NEGATIVE, fold.MASS)
     return below.sum(dim=-1) / everything.sum(dim=-1)
 
 
@@ -323,10 +321,10 @@ def negative_entries(map_or_system: MapOrSystem) -> Shaped[Tensor, "*batch"]:
     """
 
     def counts(rows: Rows) -> Tensor:
-        weights = fold.real(rows, "negative_entries")
+        weights = fold.real(rows)
         below = (weights < 0).sum(dim=-1).to(weights.dtype)
         below = torch.where(weights.isnan().any(dim=-1), torch.nan, below)
-        tokens = (each.look(rows) for each in (fold.AHEAD, fold.BEHIND, fold.COLUMNS))
+        tokens = (each.look(rows) for each in fold.REACH)
         return torch.stack([below, *tokens], dim=-2)
 
     below, *tokens = fold.per_row(map_or_system, counts).unbind(dim=-2)
@@ -340,7 +338,7 @@ def smallest_entry(map_or_system: Measured) -> Shaped[Tensor, "*batch"]:
     >>> smallest_entry(torch.tensor([[1.0, 0.0], [-0.25, 0.5]]))
     tensor(-0.2500)
     """
-    (entry,) = reduced(map_or_system, fold.LOWEST, measure="smallest_entry")
+    (entry,) = reduced(map_or_system, fold.LOWEST)
     return entry.amin(dim=-1)
 
 
@@ -355,7 +353,5 @@ def convexity_defect(map_or_system: Measured) -> Shaped[Tensor, "*batch rows"]:
     >>> convexity_defect(torch.tensor([[1.0, 0.0], [-0.25, 1.5]]))
     tensor([0.0000, 0.7500])
     """
-
-    wanted = (fold.negative("convexity_defect"), fold.MASS)
-    below, everything = reduced(map_or_system, *wanted, measure="convexity_defect")
+    below, everything = reduced(map_or_system, fold.NEGATIVE, fold.MASS)
     return below + (everything - below - 1).abs()

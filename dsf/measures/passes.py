@@ -181,13 +181,18 @@ Measured = fold.MapOrSystem | fold.Reduced | fold.Requested
 WHOLE = ("sum", "ahead", "behind", "columns", "by lag")
 
 
-def reduced(
-    source: Measured, *wanted: fold.RowReduction, measure: str
-) -> tuple[Shaped[Tensor, "*numbers"], ...]:
-    """Reductions of every row: from the results of a pass, or from an exact pass made now."""
-    if isinstance(source, fold.Reduced | fold.Requested):
-        return fold.from_pass(source, wanted, measure)
-    found = one_pass(source, wanted).found
+def reduced(source: Measured, *wanted: fold.RowReduction) -> tuple[Shaped[Tensor, "*numbers"], ...]:
+    """Reductions of every row, from a pass made before or now; or a record of them."""
+    if isinstance(source, fold.Requested):
+        source.wanted += wanted
+        return tuple(torch.ones(2, 1) if each.adds else torch.ones(1) for each in wanted)
+    found = source.found if isinstance(source, fold.Reduced) else one_pass(source, wanted).found
+    missing = [each.name for each in wanted if each not in found]
+    if missing:
+        raise ValueError(
+            f"measures: this pass did not collect '{', '.join(missing)}' of every row. Name every "
+            f"measure when the pass is made: measures.streamed(system, measures.row_norms)."
+        )
     return tuple(found[each] for each in wanted)
 
 

@@ -112,7 +112,7 @@ def _lowest(rows):
     from dsf.measures.fold import LOWEST
     from dsf.measures.passes import reduced
 
-    return reduced(rows, LOWEST, measure="smallest_entry")[0]
+    return reduced(rows, LOWEST)[0]
 
 
 def test_nan_stays_where_it_is():

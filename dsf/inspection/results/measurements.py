@@ -42,7 +42,7 @@ Of each map (tokens / 2)³ operations, where all other quantities take a pass ov
 def _row_mean(measure: Callable[[Any], Tensor]) -> Quantity:
     def mean(map_or_system: Measured) -> Tensor:
         found = measure(map_or_system).nanmean(dim=-1)  # rows of zeros have no shares
-        (mass,) = reduced(map_or_system, MASS, measure="mean of rows")
+        (mass,) = reduced(map_or_system, MASS)
         return torch.where(mass.isnan().any(dim=-1), torch.nan, found)
 
     return mean
