@@ -28,7 +28,7 @@ from torch import Tensor
 
 from dsf.evaluate.arguments import Response, Signal, check_operator, check_signal, forward_form
 from dsf.evaluate.maps import row_blocks
-from dsf.measures.stability import gram_after, gram_before, pulled_back, seen_at
+from dsf.measures.stability import gram_after, gram_before, is_diagonal, pulled_back, seen_at
 from dsf.runtime.argument_checks import checked
 from dsf.systems.algebra import adjoint as transpose
 from dsf.systems.algebra import with_conjugates
@@ -211,21 +211,6 @@ def _shares(read: Tensor, move: Transition, before: Tensor, after: Tensor) -> tu
     return decay, read @ (after - kept) if move.diagonal() is None else torch.zeros_like(decay)
 
 
-def _passing(
-    ordered: System, stop: int, dtype: torch.dtype
-) -> Iterator[tuple[int, Transition, Tensor, Tensor]]:
-    """Tokens 1 to ``stop - 1``, their transitions, and all earlier traces before and after them."""
-    traces = torch.zeros(*ordered.batch, ordered.state_size, 0, dtype=dtype, device=ordered.device)
-    for start in range(0, stop, SPAN):
-        end = min(start + SPAN, stop)
-        writes = dense_of(ordered.window(start, end).B).to(dtype)
-        for token, move in enumerate(_transitions(ordered, start, end), start):
-            if token:
-                before, traces = traces, _applied(move, traces)
-                yield token, move, before, traces
-            traces = torch.cat([traces, writes[..., token - start, :, :]], dim=-1)
-
-
 def _plain(matrix: Tensor, takes_real_part: bool) -> float | Tensor:
     matrix = matrix.real if takes_real_part else matrix
     if matrix.numel() > 1 or matrix.is_complex():
@@ -313,7 +298,10 @@ def spared_pairs(
         by_state = torch.nn.functional.pad(by_state[..., 1:, :, :], (0, 0, 0, 0, 0, 1))
     first = ordered.batch[0] if ordered.batch else 1
     found = signal.new_zeros(2, first, steps, steps, dtype=dtype.to_real())
-    for token, move, traces, _ in _passing(ordered, steps, dtype):
+    traces = signal.new_zeros(*ordered.batch, ordered.state_size, 0)
+    for token, move in enumerate(_transitions(ordered, 1, steps), 1):
+        write = dense_of(ordered.window(token - 1, token).B).squeeze(-3).to(dtype)
+        traces = torch.cat([traces, write], dim=-1)
         kept = move.decays().squeeze(-2).unsqueeze(-1)
         ahead = by_state[..., token, :, :]
         by_decay = (1 - kept) * ahead
@@ -325,6 +313,7 @@ def spared_pairs(
             gains = ((traces.mT @ pulled) * values).sum(dim=-1).real
             gains = gains.unflatten(-1, (token, -1)).sum(dim=-1)
             found[part, :, token, :token] = gains.reshape(first, -1, token).sum(dim=1)
+        traces = _applied(move, traces)
     if system.runs_backward:
         found = found.flip((-2, -1))
     return found[0], found[1]
@@ -421,7 +410,7 @@ def overwriting_shares(ordered: System, last: int) -> Float[Tensor, "*batch time
     In the basis of the states; 0 where nothing was lost. By one pass from ``last`` back, with
     memory for two matrices of the states.
     """
-    if ordered.A.cut(0, 1).window(0, 1).diagonal() is not None:
+    if is_diagonal(ordered):
         shape = (*ordered.batch, last + 1)
         return torch.zeros(shape, dtype=ordered.dtype.to_real(), device=ordered.device)
     size = (*ordered.batch, ordered.state_size, ordered.state_size)

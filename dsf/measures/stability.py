@@ -116,7 +116,7 @@ def product_norms(system: System) -> Shaped[Tensor, "*batch time"]:
 
 def _norms(system: System) -> Tensor:
     ordered, norms = forward_form(system), []
-    if _is_diagonal(ordered):
+    if is_diagonal(ordered):
         kept = torch.ones((), dtype=system.dtype, device=system.device)
         for decays in _decays(ordered):
             products = kept * decays.cumprod(dim=-2)
@@ -133,7 +133,7 @@ def _norms(system: System) -> Tensor:
     return torch.stack(norms, dim=-1)
 
 
-def _is_diagonal(system: System) -> bool:
+def is_diagonal(system: System) -> bool:
     return system.A.cut(0, 1).window(0, 1).diagonal() is not None
 
 
@@ -174,7 +174,7 @@ def lyapunov_exponents(system: System) -> Shaped[Tensor, "*batch state"]:
     does not change them.
     """
     ordered = forward_form(system)
-    if _is_diagonal(ordered):
+    if is_diagonal(ordered):
         logs = torch.stack([decays.abs().log().sum(dim=-2) for decays in _decays(ordered)])
         return (logs.sum(dim=0) / system.steps).sort(dim=-1, descending=True).values
     identity = torch.eye(system.state_size, dtype=system.dtype, device=system.device)
