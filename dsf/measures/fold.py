@@ -35,8 +35,6 @@ def blocks(map_or_system: MapOrSystem, *, overwrites: bool = True) -> Iterator[R
     is False. Numbers of 16 and 8 bits are widened to float32, in which sums of their squares fit.
     """
     source, rows = widened(map_or_system), None
-    if isinstance(source, Tensor) and source.ndim >= 2:
-        _measurable(source)
     sizes: dict[str, Any] = {}
     if isinstance(source, Operator):
         columns = getattr(source, "read_steps", source.steps) * source.input_size

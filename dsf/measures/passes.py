@@ -205,27 +205,19 @@ def one_pass(
 ) -> fold.Reduced:
     source = fold.widened(source)
     heads = _heads(source, wanted)
-    if heads is None:
-        return _of_whole_rows(source, wanted, error, progress)
-    check_plan(
-        "measures",
-        statistics_bytes(cast("System", source), len(wanted)),
-        cast("System", source).device,
-        cure="Measure some entries of the batch at a time, or ask for fewer measures at once.",
-    )
-    made = of_heads(heads, wanted, error=error, progress=progress)
-    for each in wanted:
-        if each not in made.found:
-            made.found[each] = _without_tiles(cast("System", source), each)
-    return made
-
-
-def _of_whole_rows(
-    source: fold.MapOrSystem,
-    wanted: Sequence[fold.RowReduction],
-    error: float,
-    progress: fold.Progress | None,
-) -> fold.Reduced:
+    if heads is not None:
+        system = cast("System", source)
+        check_plan(
+            "measures",
+            statistics_bytes(system, len(wanted)),
+            system.device,
+            cure="Measure some entries of the batch at a time, or ask for fewer measures at once.",
+        )
+        made = of_heads(heads, wanted, error=error, progress=progress)
+        for each in wanted:
+            if each not in made.found:
+                made.found[each] = _without_tiles(system, each)
+        return made
     entries, rows = 0, None
     if isinstance(source, Tensor):
         entries, rows = source.numel(), source.shape[-1]
