@@ -169,20 +169,20 @@ def _of_one_key(system: System, query: int, key: int) -> list[Eraser]:
     last -= int(system.reads_before_update)  # the query reads the state before its own token
     dtype = ordered.dtype
     trace = dense_of(ordered.window(first, first + 1).B).squeeze(-3).to(dtype)
-    passed: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    moves: list[Transition] = []
-    for move in _transitions(ordered, first + 1, last + 1):
+    passed: list[tuple[int, Transition, Tensor, Tensor]] = []
+    for token in range(first + 1, last + 1):
+        move = _transition(ordered, token)
         after = _applied(move, trace)
-        passed.append((*_shares(read, move, trace, after), trace, after))
-        moves.append(move)
+        passed.append((token, move, trace, after))
         trace = after
     found = []
     back = read
-    for offset in range(len(moves) - 1, -1, -1):
-        decay, overwriting, before, after = passed[offset]
+    for at, move, before, after in reversed(passed):
+        kept = move.decays().squeeze(-2).unsqueeze(-1) * before
+        decay = read @ (kept - before)
+        overwriting = read @ (after - kept) if move.diagonal() is None else torch.zeros_like(decay)
         spared = back @ (before - after)
-        back = _applied(moves[offset].transposed(), back.mT).mT
-        at = first + 1 + offset
+        back = _applied(move.transposed(), back.mT).mT
         token = steps - 1 - at if system.runs_backward else at
         numbers = [
             _plain(each, system.takes_real_part)
@@ -192,23 +192,12 @@ def _of_one_key(system: System, query: int, key: int) -> list[Eraser]:
     return found[::-1]
 
 
-def _transitions(system: System, start: int, stop: int) -> Iterator[Transition]:
-    for begin in range(start, stop, SPAN):
-        part = system.A.cut(begin, min(begin + SPAN, stop)).to(dtype=system.dtype)
-        part = part.window(0, part.steps)
-        for token in range(part.steps):
-            yield part.window(token, token + 1)
+def _transition(system: System, token: int) -> Transition:
+    return system.A.window(token, token + 1).to(dtype=system.dtype)
 
 
 def _applied(move: Transition, state: Tensor) -> Tensor:
     return (move @ state.unsqueeze(-3)).squeeze(-3)
-
-
-def _shares(read: Tensor, move: Transition, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """What one token changes of what is read of traces: by decay, and by overwriting."""
-    kept = move.decays().squeeze(-2).unsqueeze(-1) * before
-    decay = read @ (kept - before)
-    return decay, read @ (after - kept) if move.diagonal() is None else torch.zeros_like(decay)
 
 
 def _plain(matrix: Tensor, takes_real_part: bool) -> float | Tensor:
@@ -299,7 +288,8 @@ def spared_pairs(
     first = ordered.batch[0] if ordered.batch else 1
     found = signal.new_zeros(2, first, steps, steps, dtype=dtype.to_real())
     traces = signal.new_zeros(*ordered.batch, ordered.state_size, 0)
-    for token, move in enumerate(_transitions(ordered, 1, steps), 1):
+    for token in range(1, steps):
+        move = _transition(ordered, token)
         write = dense_of(ordered.window(token - 1, token).B).squeeze(-3).to(dtype)
         traces = torch.cat([traces, write], dim=-1)
         kept = move.decays().squeeze(-2).unsqueeze(-1)
