@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from fractions import Fraction
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -179,16 +180,23 @@ class Proposal:
 
 def claim(decide: Callable[Given, Certificate]) -> Callable[Given, Certificate]:
     """``decide`` with checked arguments, its tensors on the processor: there numbers are exact."""
+    call = signature(decide)
 
-    def there(part: Any) -> Any:
-        if isinstance(part, Tensor):
-            return part.cpu()
-        return tuple(map(there, part)) if isinstance(part, tuple) else part
+    def there(role: str, part: Any) -> Any:
+        if isinstance(part, tuple):
+            return tuple(there(role, each) for each in part)
+        if not isinstance(part, Tensor):
+            return part
+        if part.dtype is not torch.bool:
+            certifiable(role, part)
+        return part.cpu()
 
     @checked
     @wraps(decide)
     def decided(*args: Given.args, **named: Given.kwargs) -> Certificate:
-        return decide(*map(there, args), **{name: there(part) for name, part in named.items()})
+        given = call.bind(*args, **named)
+        given.arguments |= {name: there(name, part) for name, part in given.arguments.items()}
+        return decide(*given.args, **given.kwargs)
 
     return decided
 

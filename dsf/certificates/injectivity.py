@@ -207,7 +207,6 @@ def linear_injective(
     Raises:
         ValueError: for a feature map without a known collision, or a row outside the keys.
     """
-    certificate.certifiable("key", key)
     known = ("identity", "relu", "elu_plus_one")
     if feature_map not in known:
         raise ValueError(
@@ -292,7 +291,6 @@ def injective(
             another level, or ``level`` is ``Level.FLOAT``: large queries saturate a floating-point
             softmax, so two of them give the same row.
     """
-    certificate.certifiable("key", key)
     if level is certificate.Level.FLOAT:
         raise ValueError(
             "injective: 'level' cannot be FLOAT, since a floating-point softmax saturates and "

@@ -164,10 +164,6 @@ def _coefficients(system: System) -> dict[str, Tensor]:
     for there, cure in cures:
         if there:
             raise ValueError(f"certify at level real: the system has {cure}")
-    for role in ("B", "C", "D"):
-        part = getattr(system, role)
-        if isinstance(part, Tensor) and not part.is_complex():
-            certifiable(role, part)
     whole = system.window(0, system.steps, dtype=torch.float64)
     steps = system.steps
     B, C, D = (
@@ -238,8 +234,6 @@ def row_sums(
     Raises:
         ValueError: if ``tolerance`` is negative, or one of the numbers is not finite.
     """
-    if not isinstance(map, System | StoredLayer):
-        certifiable("map", map)
     if not (isfinite(target) and isfinite(tolerance) and tolerance >= 0):
         raise ValueError(
             f"row_sums: 'target' must be a finite number and 'tolerance' a finite one of at least "
@@ -286,7 +280,6 @@ def nonnegative(map: Map | System | StoredLayer, *, folder: Where = None) -> Cer
         row, column = divmod(int(formed.argmin()), formed.shape[-1])
         place = {"row": row, "column": column}
         return _of_formed("system_nonnegative", map, {}, smallest, [place], smallest < 0, folder)
-    certifiable("map", map)
     least = map.resolve_neg().flatten(0, -2).amin(dim=-1)
     worst = int(least.argmin())
     return _decided("nonnegative", map, float(least[worst]), worst, folder)
@@ -299,7 +292,6 @@ def causal(map: Map, *, folder: Where = None) -> Certificate:
     Raises:
         ValueError: if the map is not square.
     """
-    certifiable("map", map)
     _square("causal", map)
     ahead = map.triu(1).abs().amax(dim=-1).flatten()
     worst = int(ahead.argmax())
@@ -314,7 +306,6 @@ def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) ->
     Raises:
         ValueError: if ``width`` is below 1, ``share`` outside 0 ... 1, or the map not square.
     """
-    certifiable("map", map)
     _square("window_mass", map)
     if width < 1 or not 0 <= share <= 1:
         raise ValueError(

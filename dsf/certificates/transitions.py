@@ -48,8 +48,6 @@ def nonexpansive(
     Raises:
         ShapeError: if the shapes do not fit.
     """
-    certificate.certifiable("key", key)
-    certificate.certifiable("rate", rate)
     steps = rate.double() * key.double().square().sum(dim=-1)
     gains = (1 - steps).abs()
     if key.shape[-1] > 1:
@@ -103,7 +101,6 @@ def decay(
             f"decay: 'width' must lie between 1 and {log_decay.shape[-1]} and 'most' be finite "
             f"and above 0, but they are {width} and {most}."
         )
-    certificate.certifiable("log_decay", log_decay)
     part = certificate.stored(log_decay)
     windows = (checker.largest_window(part.log_decays(row), width) for row in range(part.rows))
     found = [(*window, row) for row, window in enumerate(windows) if window is not None]
