@@ -21,7 +21,6 @@ from dsf.certificates import checker
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.distribution import VERSION
 from dsf.runtime.files import LeadsOutside, read_inside, remove_inside, write_inside
-from dsf.runtime.shapes import has_axes
 
 
 class Verdict(Enum):
@@ -218,8 +217,6 @@ def issued(proposal: Proposal, where: Where = None) -> Certificate:
     UNKNOWN has no evidence and therefore no file. If a tensor has NaN or infinite entries, or more
     bytes than the checker reads, the verdict is UNKNOWN.
     """
-    for role, part in proposal.tensors.items():
-        certifiable(role, part)
     place = where if isinstance(where, Destination) else Destination(where)
     limits = proposal.limits
     has_zeros = proposal.name == "decay"  # there minus infinity means zero
@@ -282,8 +279,6 @@ def certifiable(role: str, part: Tensor) -> None:
             f"certify: '{role}' must be a torch tensor, such as layer.map(), but it is "
             f"{type(part).__name__}."
         )
-    if role == "map":
-        has_axes("certify", role, tuple(part.shape), "*batch written read")
     if part.dtype not in TYPES:
         cure = (
             "Certify the real and the imaginary part separately."
