@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
+from dsf import measures
 from dsf.certificates import checker
 from dsf.certificates.certificate import (
     Certificate,
@@ -312,11 +313,9 @@ def window_mass(map: Map, *, width: int, share: Number, folder: Where = None) ->
             f"window_mass: 'width' must be at least 1 and 'share' lie between 0 and 1, but they "
             f"are {width} and {share}."
         )
-    weights = map.double().abs()
-    near = weights.triu(1 - min(width, map.shape[-1])).tril()
-    shares = near.sum(dim=-1) / weights.sum(dim=-1)
-    worst = int(shares.flatten().nan_to_num(1.0).argmin())  # rows of zeros keep any share
-    observed = float(shares.flatten()[worst]) if _finite(map) else None
+    shares = measures.window_mass(map.double(), width=width).flatten()
+    worst = int(shares.nan_to_num(1.0).argmin())  # rows of zeros keep any share
+    observed = float(shares[worst]) if _finite(map) else None
     observed = None if observed is None or isnan(observed) else observed
     parameters = {"width": width, "share": written(share)}
     return _decided("window_mass", map, observed, worst, folder, parameters)
