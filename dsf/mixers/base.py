@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, dataclass_transform, get_args
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dsf.runtime.argument_checks import sizes_agree
 from dsf.runtime.shapes import has_axes, of_kind, on_one_device
-from dsf.systems.coefficient import axes_of
+from dsf.systems.coefficient import axes_of, on_parts
 from dsf.systems.composite import Operator
 
 GENERATOR = "a generator such as torch.Generator().manual_seed(0)"
@@ -136,9 +136,7 @@ class Mixer(ABC):
 
     def to(self: Kind, device: torch.device | str) -> Kind:
         """The same mixer with all of its tensors on a device; all else is kept."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
-        return replace(self, **{name: part.to(device) for name, part in tensors.items()})
+        return on_parts(self, lambda part: part.to(device))
 
     @abstractmethod
     def system(self) -> Operator:
