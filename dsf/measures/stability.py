@@ -179,8 +179,7 @@ def lyapunov_exponents(system: System) -> Shaped[Tensor, "*batch state"]:
         return (logs.sum(dim=0) / system.steps).sort(dim=-1, descending=True).values
     identity = torch.eye(system.state_size, dtype=system.dtype, device=system.device)
     frame = identity.expand(*system.batch, system.state_size, system.state_size)
-    grown = torch.zeros(*system.batch, system.state_size, device=system.device)
-    grown = grown.to(identity.abs().dtype)
+    grown = torch.zeros_like(frame[..., 0], dtype=system.dtype.to_real())
     for t in range(system.steps):
         moved = (ordered.A.window(t, t + 1) @ frame.unsqueeze(-3)).squeeze(-3)
         frame, triangle = torch.linalg.qr(moved)
