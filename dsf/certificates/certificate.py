@@ -20,7 +20,7 @@ from torch import Tensor
 from dsf.certificates import checker
 from dsf.runtime.argument_checks import checked
 from dsf.runtime.distribution import VERSION
-from dsf.runtime.files import LeadsOutside, read_inside, remove_inside, write_inside
+from dsf.runtime.files import read_inside, remove_inside, write_inside
 
 
 class Verdict(Enum):
@@ -257,14 +257,10 @@ def where_conclusive(
 def _write_evidence(folder: Path, name: str, data: bytes) -> None:
     """Write a file that is named by what it holds; one that is there already must hold it."""
     try:
-        there = read_inside(folder, name, len(data))
+        there = read_inside(folder, name, checker.MAX_TENSOR_BYTES)
     except FileNotFoundError:
         write_inside(folder, name, data)
         return
-    except LeadsOutside:
-        raise
-    except ValueError:  # it is larger
-        there = None
     if there != data:
         raise FileExistsError(
             f"certify: {folder / name} holds something else than its name says, and is not "
