@@ -191,7 +191,7 @@ def reduced(source: Measured, *wanted: fold.RowReduction) -> tuple[Shaped[Tensor
     if missing:
         raise ValueError(
             f"measures: this pass did not collect '{', '.join(missing)}' of every row. Name every "
-            f"measure when the pass is made: measures.streamed(system, measures.row_norms)."
+            "measure when the pass is made, as in measures.streamed(system, measures.row_norms)."
         )
     return tuple(found[each] for each in wanted)
 
