@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import gelu, pad
 
 import dsf
+from dsf.inspection.errors import NothingCapturedError
 from tests.any_code.modules import Attention, drawn, tokens
 
 WIDTH, TOKENS = 6, 12
@@ -54,6 +55,31 @@ class Plane(nn.Module):
         product = torch.fft.rfft2(x.unflatten(1, (3, 4)), dim=(1, 2))
         product = product * torch.view_as_complex(self.filter)
         return torch.fft.irfft2(product, s=(3, 4), dim=(1, 2)).flatten(1, 2)
+
+
+class Windows(nn.Module):
+    """Products of the frequencies of two projections in every window of an image (FFTformer)."""
+
+    def __init__(self, rows, columns):
+        super().__init__()
+        self.rows, self.columns = rows, columns
+        self.two = nn.Conv2d(WIDTH, 2 * WIDTH, 1)
+
+    def windows(self, x):
+        return x.unflatten(-1, (-1, self.columns)).unflatten(-3, (-1, self.rows)).transpose(-3, -2)
+
+    def forward(self, x):
+        query, key = (torch.fft.rfft2(self.windows(one)) for one in self.two(x).chunk(2, dim=1))
+        found = torch.fft.irfft2(query * key, s=(self.rows, self.columns))
+        return found.transpose(-3, -2).reshape(x.shape) * x
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 6), (2, 3), (4, 4)])
+def test_frequencies_of_windows_are_followed(rows, columns):
+    """Along one axis of a window there are as many as tokens, along the other fewer."""
+    model = drawn(nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 1), Windows(rows, columns)))
+    with pytest.raises(NothingCapturedError, match=r"it mixes tokens \(a Fourier transform over"):
+        dsf.inspect(model, tokens(2, WIDTH, 8, 12))
 
 
 class Model(nn.Module):

@@ -1326,14 +1326,13 @@ class Rules:
                 is_new = is_resized and frames and _overlap(plane)
                 way = Way.REMAKES if is_new else Way.SPECTRUM
                 meetings.append(Meeting(axis, way, Way.SPECTRUM.value))
-            if not along:  # also where zeros were
-                planes[axis] = reduced(plane, dims)[0].expand(shape)
-            elif not frames:
+            if along and not frames:
                 planes[axis] = _in_places(plane, axis, along, shape)
             elif is_resized:  # each with frequencies of its own
                 remade.setdefault(frames, []).append(axis)
-            else:
-                planes[axis] = plane
+            else:  # also where zeros were
+                still = [dim for dim in dims if dim not in along]
+                planes[axis] = reduced(plane, still)[0].expand(shape)
         for frames, axes in remade.items():
             device = given.planes[axes[0]].device
             dims_of: dict[int, Windows] = {dim: {} for dim in frames}
