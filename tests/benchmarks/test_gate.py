@@ -45,6 +45,9 @@ def test_another_way_of_ours_gets_worse_as_it_takes_longer():
     passing = [row("dsf, convolution", 0.1), row("dsf, convolution", 2.0)]
     assert shortfalls(passing, RECORD) == {}
     assert len(shortfalls([row("dsf, convolution", 2.01)], RECORD)["scan"]) == 1
+    quicker = [row("library", 16.0), row("limit", 1.2)]  # than when it was recorded: twice
+    assert shortfalls([*quicker, row("dsf, convolution", 4.0)], RECORD) == {}
+    assert len(shortfalls([*quicker, row("dsf, convolution", 4.01)], RECORD)["scan"]) == 1
     fresh = "dsf, fresh memory"
     assert shortfalls([row(fresh, 9.0)], [row(fresh, 1.0)]) == {}
 
