@@ -425,6 +425,47 @@ def test_whatever_the_caller_does_about_gradients(around):
     assert not inspection[0].map().requires_grad
 
 
+class Scaled(nn.Module):
+    """Two attentions; what the first returns is written into, where nothing counts that."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.write = write
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+
+    @torch.inference_mode()
+    def forward(self, x):
+        first, second = self.blocks
+        x = first(x)
+        self.write(x)
+        return second(x)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x):
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        return self.out(nn.functional.scaled_dot_product_attention(query, key, value))
+
+
+WRITES = {
+    "all": lambda x: x.mul_(1.5),
+    "a view": lambda x: x[:, 2].zero_(),
+    "nothing": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_every_layer_has_what_it_was_given_in_inference_mode(write):
+    torch.manual_seed(0)
+    inspection = dsf.inspect(Scaled(write).eval(), torch.randn(2, 6, 8))
+    assert [layer.name for layer in inspection] == ["blocks.0", "blocks.1"]
+    assert all(layer.error < 1e-6 for layer in inspection)
+
+
 def test_the_model_trains_on_as_before():
     model, given = build("llama").train(), inputs("llama")
     dsf.inspect(model, **given)

@@ -184,7 +184,9 @@ Copies = WeakTensorKeyDictionary
 def copied_once(tensor: Tensor, known: Copies, copy: Callable[[Tensor], Tensor] = kept) -> Tensor:
     """A copy of a tensor; the one in ``known`` if nothing was written into the tensor since."""
     writes, made = known.get(tensor, (-1, tensor))
-    if writes != times_written(tensor):
+    with torch._C.DisableTorchFunction():
+        is_uncounted = tensor.is_inference()
+    if is_uncounted or writes != times_written(tensor):
         made = copy(tensor)
         known[tensor] = times_written(tensor), made
     return made
