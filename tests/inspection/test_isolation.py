@@ -426,27 +426,29 @@ def test_whatever_the_caller_does_about_gradients(around):
 
 
 class Scaled(nn.Module):
-    """Two attentions; what the first returns is written into, where nothing counts that."""
+    """Two attentions; what they are given or return is written into, where nothing counts that."""
 
-    def __init__(self, write):
+    def __init__(self, write, inside):
         super().__init__()
         self.write = write
-        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.blocks = nn.ModuleList(Block(inside) for _ in range(2))
 
     @torch.inference_mode()
     def forward(self, x):
         first, second = self.blocks
         x = first(x)
         self.write(x)
-        return second(x)
+        return x + second(x)
 
 
 class Block(nn.Module):
-    def __init__(self):
+    def __init__(self, write):
         super().__init__()
+        self.write = write
         self.query, self.key, self.value, self.out = (nn.Linear(8, 8) for _ in range(4))
 
     def forward(self, x):
+        self.write(x)
         query, key, value = self.query(x), self.key(x), self.value(x)
         return self.out(nn.functional.scaled_dot_product_attention(query, key, value))
 
@@ -458,10 +460,11 @@ WRITES = {
 }
 
 
+@pytest.mark.parametrize("inside", WRITES.values(), ids=WRITES)
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_every_layer_has_what_it_was_given_in_inference_mode(write):
+def test_every_layer_has_what_it_was_given_in_inference_mode(write, inside):
     torch.manual_seed(0)
-    inspection = dsf.inspect(Scaled(write).eval(), torch.randn(2, 6, 8))
+    inspection = dsf.inspect(Scaled(write, inside).eval(), torch.randn(2, 6, 8))
     assert [layer.name for layer in inspection] == ["blocks.0", "blocks.1"]
     assert all(layer.error < 1e-6 for layer in inspection)
 

@@ -4,7 +4,7 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cache, partial
 from operator import is_not
 from types import CellType, FunctionType, MethodType
@@ -44,6 +44,7 @@ def isolated(model: nn.Module) -> Iterator[Callable[[], Changes]]:
         torch.no_grad(),
         restored(model) as changes,
         _UNCOMPILED,
+        _COUNTED,
     ):
         with suppress(NotImplementedError):  # of an exported program, which has one mode alone
             model.eval()
@@ -71,6 +72,21 @@ def _forget_compiled() -> None:
 
 
 _UNCOMPILED = WhileAny(_without_compiler)  # there is one compiler for all threads
+
+
+@contextmanager
+def _without_inference_mode() -> Iterator[None]:
+    """Have code that asks for inference mode get no gradients: only there writes are counted."""
+
+    def enter(mode: Any) -> None:
+        mode._inference_mode_context = torch.no_grad() if mode.mode else nullcontext()
+        mode._inference_mode_context.__enter__()
+
+    with replaced(torch.inference_mode, "__enter__", enter):
+        yield
+
+
+_COUNTED = WhileAny(_without_inference_mode)  # the class is one for all threads
 
 
 @contextmanager
