@@ -469,6 +469,34 @@ def test_every_layer_has_what_it_was_given_in_inference_mode(write, inside):
     assert all(layer.error < 1e-6 for layer in inspection)
 
 
+class Keeping(nn.Module):
+    """Attention on what it writes into a tensor that was made in inference mode."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        with torch.inference_mode():
+            kept = torch.zeros(2, 6, 8)
+        if place == "buffer":
+            self.register_buffer("kept", kept)
+        self.parts = [kept]
+
+    @torch.inference_mode()
+    def forward(self, x):
+        (kept,) = self.parts
+        kept.copy_(x)
+        return self.attention(kept, kept, kept)[0]
+
+
+@pytest.mark.parametrize("place", ["buffer", "list"])
+def test_tensors_of_inference_mode_are_written_into_there(place):
+    torch.manual_seed(0)
+    model = Keeping(place).eval()
+    (layer,) = dsf.inspect(model, torch.randn(2, 6, 8))
+    assert layer.error < 1e-6
+    assert not model.parts[0].any()
+
+
 def test_the_model_trains_on_as_before():
     model, given = build("llama").train(), inputs("llama")
     dsf.inspect(model, **given)

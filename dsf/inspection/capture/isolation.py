@@ -44,7 +44,6 @@ def isolated(model: nn.Module) -> Iterator[Callable[[], Changes]]:
         torch.no_grad(),
         restored(model) as changes,
         _UNCOMPILED,
-        _COUNTED,
     ):
         with suppress(NotImplementedError):  # of an exported program, which has one mode alone
             model.eval()
@@ -282,12 +281,14 @@ def restored(model: nn.Module) -> Iterator[Callable[[], Changes]]:
     contents = _Contents(model)
     parts = dict.fromkeys((*model.parameters(), *model.buffers(), *contents.tensors))
     backup = _WeightBackup([*parts])
+    # Tensors that were made in inference mode cannot be written into outside of it.
+    counted = nullcontext() if any(part.is_inference() for part in parts) else _COUNTED
     leaves = [(part, part.requires_grad, part.grad) for part in model.parameters()]
     for leaf, _, gradient in leaves:  # a pass may add to it
         if gradient is not None:
             leaf.grad = None
     try:
-        with backup:
+        with backup, counted:
             yield lambda: [*contents.changed(), *backup.before.items()]
     finally:
         contents.restore()
